@@ -1,0 +1,60 @@
+"""Execute notebooks in place, keep their outputs, and leave them clean.
+
+    python tools/run_nbs.py                          every notebook
+    python tools/run_nbs.py nbs/02_paths.ipynb       the ones named
+    python tools/run_nbs.py --check [NOTEBOOK ...]   run, but write nothing
+
+Notebooks import the installed package. Cells that the checks skip (`#| eval: false` and the flags in settings.ini) keep
+the outputs they had, so pictures made on a GPU survive; NB_FLAGS="slow cuda" runs those cells too.
+"""
+import os, subprocess, sys, time
+from pathlib import Path
+
+from execnb.nbio import read_nb, write_nb
+from execnb.shell import CaptureShell
+from fastcore.xtras import working_directory
+from nbdev.clean import clean_nb
+from nbdev.config import get_config
+from nbdev.doclinks import nbglob
+from nbdev.process import extract_directives
+
+def skip(cell, flags):
+    "Is `cell` one that the checks would not run?"
+    if cell.cell_type != 'code' or 'nbdev_export'+'(' in cell.source: return True
+    d = extract_directives(cell, remove=False)
+    return d.get('eval:', [''])[0].lower() == 'false' or bool(flags & d.keys())
+
+def new_shell(fn):
+    "A shell for the notebook `fn` whose pictures are SVG and the same in every run."
+    os.environ['SOURCE_DATE_EPOCH'] = '0'  # else matplotlib writes the date into each picture
+    shell = CaptureShell(fn, mpl_format='svg')
+    shell.colors = 'nocolor'
+    shell._run("import matplotlib; matplotlib.rcParams['svg.hashsalt'] = 'diffusionopd'; del matplotlib")
+    return shell
+
+def run_nb(fn, flags, write=True):
+    "Run the notebook `fn` from its own folder; return the message of the cell that failed, if one did."
+    nb = read_nb(fn)
+    with working_directory(fn.parent):
+        shell = new_shell(fn)
+        for i, cell in enumerate(nb.cells, 1):
+            if skip(cell, flags): continue
+            cell.outputs = shell.run(cell.source, stderr=False)  # warnings go to the terminal, not into the notebook
+            if shell.exc:
+                text = ''.join(''.join(o['text']) for o in cell.outputs if o['output_type'] == 'stream')
+                return f'{fn.name}, cell {i} (id {cell.id}) failed:\n\n{cell.source}\n\n{text}'
+    clean_nb(nb, clean_ids=get_config().clean_ids)
+    if write: write_nb(nb, fn)
+
+def main(args):
+    cfg = get_config()
+    opts, names = [a for a in args if a == '--check'], [a for a in args if a != '--check']
+    if len(names) != 1:  # a process for each, so that no notebook sees what another left behind
+        return max(subprocess.call([sys.executable, __file__, *opts, str(n)]) for n in names or sorted(nbglob(cfg.nbs_path)))
+    fn, start = Path(names[0]).absolute(), time.time()
+    flags = set(cfg.tst_flags.split()) - set(os.environ.get('NB_FLAGS', '').split())
+    failed = run_nb(fn, flags, write=not opts)
+    print(failed or f'{fn.relative_to(cfg.config_path)}  {time.time()-start:.1f} s', flush=True)
+    return int(bool(failed))
+
+if __name__ == '__main__': sys.exit(main(sys.argv[1:]))
