@@ -11,7 +11,7 @@ import os, subprocess, sys, time
 from pathlib import Path
 
 from execnb.nbio import read_nb, write_nb
-from execnb.shell import CaptureShell
+from execnb.shell import CaptureShell, format_exc
 from fastcore.xtras import working_directory
 from nbdev.clean import clean_nb
 from nbdev.config import get_config
@@ -42,6 +42,7 @@ def run_nb(fn, flags, write=True):
             cell.outputs = shell.run(cell.source, stderr=False)  # warnings go to the terminal, not into the notebook
             if shell.exc:
                 text = ''.join(''.join(o['text']) for o in cell.outputs if o['output_type'] == 'stream')
+                text = text or ''.join(format_exc(shell.exc))  # a closing semicolon silences the cell
                 return f'{fn.name}, cell {i} (id {cell.id}) failed:\n\n{cell.source}\n\n{text}'
     clean_nb(nb, clean_ids=get_config().clean_ids)
     if write: write_nb(nb, fn)
@@ -54,7 +55,7 @@ def main(args):
     fn, start = Path(names[0]).absolute(), time.time()
     flags = set(cfg.tst_flags.split()) - set(os.environ.get('NB_FLAGS', '').split())
     failed = run_nb(fn, flags, write=not opts)
-    print(failed or f'{fn.relative_to(cfg.config_path)}  {time.time()-start:.1f} s', flush=True)
+    print(failed or f'{fn.name}  {time.time()-start:.1f} s', flush=True)
     return int(bool(failed))
 
 if __name__ == '__main__': sys.exit(main(sys.argv[1:]))
