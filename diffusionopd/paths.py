@@ -102,7 +102,7 @@ def check_grid(
     sigmas,  # `(steps+1,)` noise levels, from noise to data
 )->Tensor:   # the grid as a tensor; raises `Refusal` if no sampler can walk on it
     "The grid itself, once it is known to fall strictly within [0, 1]."
-    s = torch.as_tensor(sigmas)
+    s = sigmas if torch.is_tensor(sigmas) else torch.as_tensor(sigmas, dtype=torch.float64)
     refuse(s.ndim != 1 or len(s) < 2, f'a grid is a list of at least two noise levels, not something of shape {tuple(s.shape)}')
     refuse(not s.isfinite().all(), 'a noise level of the grid is not finite')
     refuse(s.max() > 1 or s.min() < 0, f'noise levels lie in [0, 1], and this grid reaches from {s.min():g} to {s.max():g}')
