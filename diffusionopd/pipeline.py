@@ -58,6 +58,7 @@ def make_transformer(
 class PixelPipeline(DiffusionPipeline, SD3LoraLoaderMixin):
     "Text to image in pixel space: SD3's transformer without an autoencoder."
     model_cpu_offload_seq = 'text_encoder->transformer'
+    text_encoder_2 = None  # the loader of adapters asks for it
 
     def __init__(self, transformer, scheduler, text_encoder, tokenizer):
         super().__init__()
