@@ -67,7 +67,7 @@ def gaps(
     for k in kernels:
         out = student(x, k.sigma, cond)
         rows.append(torch.stack([sq_gap(out, t(x, k.sigma, cond)) for t in teachers.values()]))
-        noise = torch.randn(x.shape, generator=generator, dtype=wide, device=x.device) if k.std else None
+        noise = torch.randn(x.shape, generator=generator, dtype=wide, device=generator.device).to(x.device) if k.std else None
         out_prev, x = clean(k, x, out), kernel_sample(k, x, out, noise, out_prev)
     return torch.stack(rows, 1)
 
@@ -83,9 +83,8 @@ def path_kl(
     "KL divergence of the student's path from the teacher's, one estimate for each path."
     silent = [j for j, k in enumerate(kernels) if not k.std]
     refuse(bool(silent), f'step {silent[0] if silent else 0} adds no noise, so the KL of the paths is infinite: use divergence_map')
-    w = torch.tensor([kl_weight(k) for k in kernels], device=x.device)
     D = gaps(student, {'': teacher}, x, kernels, cond, generator)[0]
-    return w.to(D.dtype) @ D
+    return torch.tensor([kl_weight(k) for k in kernels], dtype=D.dtype, device=D.device) @ D
 
 # %% ../nbs/04_divergence.ipynb #ac8ae1f7
 def flow_grpo_weight(
@@ -128,4 +127,4 @@ def divergence_map(
 )->Tensor:              # `(teachers, steps)` float64: weighted squared gap, mean over the batch
     "Mean divergence of the student from each teacher in each step."
     w = weights(weighting, kernels)
-    return w*gaps(student, teachers, x, kernels, cond, generator).double().mean(-1).cpu()
+    return w*gaps(student, teachers, x, kernels, cond, generator).cpu().double().mean(-1)
