@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PEFT_FILE', 'DIFFUSERS_FILE', 'add_lora', 'tuner_layers', 'adapter_names', 'adapter_parameters', 'use', 'switch',
-           'adapter_field', 'module_field', 'merged', 'Manifest', 'write_manifest', 'read_manifest', 'file_hash',
-           'net_hash', 'adapter_state', 'save_adapter', 'plain', 'read_adapter', 'check_state', 'load_adapter', 'gap']
+           'adapter_field', 'module_field', 'merged', 'strip', 'Manifest', 'write_manifest', 'read_manifest',
+           'file_hash', 'net_hash', 'adapter_state', 'save_adapter', 'plain', 'read_adapter', 'check_state',
+           'load_adapter', 'gap']
 
 # %% ../nbs/15_adapters.ipynb #a68927de
 import copy, hashlib, json
@@ -115,6 +116,13 @@ def merged(
 )->nn.Module: # a frozen copy without adapters
     "A copy of the network with one adapter's change added to its weights."
     with use(bb.net, name): net = copy.deepcopy(bb.net)
+    return strip(net, name).requires_grad_(False).eval()
+
+def strip(
+    net:nn.Module, # loses its adapters
+    name=None, # one of them, to be added to the weights first
+)->nn.Module: # the same network, of plain layers
+    "Take every adapter off a network."
     for parent in list(net.modules()):
         for key, m in list(parent.named_children()):
             if not isinstance(m, BaseTunerLayer): continue
@@ -122,7 +130,7 @@ def merged(
             setattr(parent, key, m.get_base_layer())
     if hasattr(net, 'peft_config'): del net.peft_config
     net._hf_peft_config_loaded = False
-    return net.requires_grad_(False).eval()
+    return net
 
 # %% ../nbs/15_adapters.ipynb #b9ec0eab
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from .errors import nearest, refuse
+from .fields import per_row
 from .paths import scheduler_grid
 from .pipeline import PixelPipeline
 from .world import HEIGHT, WIDTH
@@ -35,7 +36,7 @@ class Backbone:
     def device(self): return next(self.net.parameters()).device
     def encode(self, prompts:list)->dict: raise NotImplementedError        # b prompts -> condition with b rows
     def latent_shape(self)->tuple: raise NotImplementedError               # of one sample, without the batch
-    def velocity(self, net, x:Tensor, sigma:float, cond:dict)->Tensor: raise NotImplementedError  # `(b, ...)` -> `(b, ...)`
+    def velocity(self, net, x:Tensor, sigma, cond:dict)->Tensor: raise NotImplementedError  # `(b, ...)`, a level or one per row -> `(b, ...)`
     def decode(self, x:Tensor)->Tensor: raise NotImplementedError          # latents -> images `(b, 3, h, w)` in [0, 1]
     def sigmas(self, steps:int)->Tensor:                                   # `(steps+1,)`, the pipeline's own grid
         return scheduler_grid(self.pipe.scheduler, steps)
@@ -69,8 +70,7 @@ class PixelBackbone(Backbone):
         return dict(states=states, pooled=pooled)
     def latent_shape(self): return (self.net.config.in_channels, HEIGHT, WIDTH)
     def velocity(self, net, x, sigma, cond):
-        t = torch.full((len(x),), 1000.*float(sigma), device=x.device, dtype=torch.float32)
-        return net(x, cond['states'], cond['pooled'], t, return_dict=False)[0]
+        return net(x, cond['states'], cond['pooled'], 1000*per_row(sigma, x), return_dict=False)[0]
     def decode(self, x): return (x.float()/2+.5).clamp(0, 1)
 
 # %% ../nbs/14_backbones.ipynb #3ce34f83
@@ -85,8 +85,7 @@ class SD3Backbone(Backbone):
         c = self.net.config
         return (c.in_channels, c.sample_size, c.sample_size)
     def velocity(self, net, x, sigma, cond):
-        t = torch.full((len(x),), 1000.*float(sigma), device=x.device, dtype=torch.float32)
-        return net(x, encoder_hidden_states=cond['states'], pooled_projections=cond['pooled'], timestep=t, return_dict=False)[0]
+        return net(x, encoder_hidden_states=cond['states'], pooled_projections=cond['pooled'], timestep=1000*per_row(sigma, x), return_dict=False)[0]
     @torch.no_grad()
     def decode(self, x):
         v = self.pipe.vae
