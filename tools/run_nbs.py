@@ -12,6 +12,7 @@ from pathlib import Path
 
 from execnb.nbio import read_nb, write_nb
 from execnb.shell import CaptureShell, format_exc
+from fastcore.ansi import strip_ansi
 from fastcore.xtras import working_directory
 from nbdev.clean import clean_nb
 from nbdev.config import get_config
@@ -28,7 +29,6 @@ def new_shell(fn):
     "A shell for the notebook `fn` whose pictures are SVG and the same in every run."
     os.environ['SOURCE_DATE_EPOCH'] = '0'  # else matplotlib writes the date into each picture
     shell = CaptureShell(fn, mpl_format='svg')
-    shell.colors = 'nocolor'
     shell._run("import matplotlib; matplotlib.rcParams['svg.hashsalt'] = 'diffusionopd'; del matplotlib")
     return shell
 
@@ -43,7 +43,7 @@ def run_nb(fn, flags, write=True):
             if shell.exc:
                 text = ''.join(''.join(o['text']) for o in cell.outputs if o['output_type'] == 'stream')
                 text = text or ''.join(format_exc(shell.exc))  # a closing semicolon silences the cell
-                return f'{fn.name}, cell {i} (id {cell.id}) failed:\n\n{cell.source}\n\n{text}'
+                return f'{fn.name}, cell {i} (id {cell.id}) failed:\n\n{cell.source}\n\n{strip_ansi(text)}'
     clean_nb(nb, clean_ids=get_config().clean_ids)
     if write: write_nb(nb, fn)
 
