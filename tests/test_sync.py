@@ -40,6 +40,14 @@ def test_exported_cells_are_checked(nb):
           if exported(d) and exported(after) and (names := defined(c.source))])
 
 @each
+def test_imports_stand_alone(nb):
+    "The site is built by running every cell that holds an import, so such a cell holds nothing else."
+    fail([f'{nb.name}, cell {c.id}: imports and other code\n{c.source}\n' for c, d in code(nb)
+          if not exported(d) and 'nbdev_export(' not in c.source and holds(c, (ast.Import, ast.ImportFrom)) and holds(c, (ast.Expr, ast.Assign))])
+
+def holds(c, kinds): return any(isinstance(n, kinds) for n in ast.walk(ast.parse(c.source)))
+
+@each
 def test_docments(nb):
     "Public functions have a docstring, and say of every argument what it is: by a comment or by a type of their own."
     fail([f'{nb.name}, {f.name}: {what}' for c, d in code(nb) if d & {'export', 'exports'} for f in ast.parse(c.source).body

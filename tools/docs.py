@@ -3,6 +3,7 @@
 nbdev's own `nbdev_docs` would install Quarto as root, so its processor is called here directly.
 """
 import re, shutil, subprocess, sys
+from pathlib import Path
 
 from nbdev.config import get_config
 from nbdev.doclinks import _build_modidx
@@ -18,15 +19,16 @@ def flatten(p):
     for f in [*p.rglob('*.ipynb')]: f.rename(f.with_name(prefix.sub(r'\1', f.name)))
 
 def main():
-    root = get_config().config_path
-    for d in '_proc', '_docs': shutil.rmtree(root/d, ignore_errors=True)
+    cfg = get_config()
+    for d in cfg.config_path/'_proc', cfg.doc_path: shutil.rmtree(d, ignore_errors=True)
     _build_modidx()
     p = proc_nbs(n_workers=0)
-    if shutil.which('quarto'): return subprocess.call(['quarto', 'render', str(p)])
-    try: from smalldocs.cli import main
-    except ImportError: return 'the site needs Quarto, or smalldocs (Python 3.11 and newer): install one of them'
-    flatten(p)
-    sys.argv[1:] = ['render', '--strict', str(p)]
-    return main()
+    quarto, smalldocs = shutil.which('quarto'), Path(sys.executable).with_name('smalldocs')
+    if not quarto:
+        if not smalldocs.exists(): return 'the site needs Quarto, or smalldocs (Python 3.11 and newer): install one of them'
+        flatten(p)
+    res = subprocess.call([quarto, 'render', p] if quarto else [smalldocs, 'render', '--strict', p])
+    if not res: shutil.move(p/cfg.doc_path.name, cfg.doc_path)
+    return res
 
 if __name__ == '__main__': sys.exit(main())
