@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field as Setting, ValidationError, model_validator
-from .distill import QUERIES, Objective
+from .objective import QUERIES, Objective
 from .divergence import WEIGHTINGS
 from .errors import nearest, refuse
 from .kernels import SOLVERS
@@ -99,6 +99,7 @@ class DistillRecipe(Part):
     seed: int = Setting(0, ge=0, description='of everything')
     precision: Literal['no', 'bf16', 'fp16'] = Setting('no', description='mixed precision of the forwards; sigmas, differences and squares stay in float32')
     checkpoint_every: int = Setting(50, ge=0, description='updates between checkpoints; 0: only at the end')
+    trackers: list[str] = Setting(['tensorboard'], description='where numbers go besides log.jsonl: any tracker that accelerate knows')
     out: str = Setting('runs/distill', description='folder of the run')
     @model_validator(mode='after')
     def anchored(self):

@@ -23,10 +23,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from .adapters import Manifest, adapter_field, adapter_parameters, add_lora, file_hash, gap, load_adapter, merged, module_field, net_hash, save_adapter, strip, write_manifest
 from .backbones import Backbone, asset, load_backbone
-from .distill import make_plan, make_steps, make_target, one_pass
+from .distill import one_pass
 from .errors import refuse
 from .evaluate import Score, get_reward, judge
-from .fields import Counted, Field, frozen, guided, take
+from .fields import Counted, Field, frozen, guided
+from .objective import make_plan, make_steps, make_target
 from .pretrain import code_commit, lr_share
 from .prompts import prompt_source
 from .recipes import DistillRecipe
@@ -107,7 +108,7 @@ def open_run(
     "Load the base and its teachers, make the student and the optimiser. Nothing is written. Raises `Refusal`."
     sources = {t: prompt_source(s.prompts) for t, s in r.tasks.items()}
     for t in r.tasks.values(): get_reward(t.reward)
-    acc = Accelerator(mixed_precision=r.precision)
+    acc = Accelerator(mixed_precision=r.precision, log_with=r.trackers or None, project_dir=r.out)
     refuse(r.batch % acc.num_processes > 0, f'batch {r.batch} cannot be shared by {acc.num_processes} processes: make it a multiple')
     bb = bb or load_backbone(r.model, device=acc.device)
     loaded, empty = {t: load_teacher(bb, t, r) for t in r.tasks}, bb.encode([''])
@@ -226,7 +227,7 @@ def recipe_core(
     r:DistillRecipe, # settings
 )->dict: # those that change what a run computes
     "The part of a recipe that must not change in mid-run."
-    free = ('out', 'checkpoint_every', 'evaluation', 'micro_batch', 'merge_teachers')
+    free = ('out', 'trackers', 'checkpoint_every', 'evaluation', 'micro_batch', 'merge_teachers')
     core = {k: v for k, v in r.model_dump(mode='json').items() if k not in free}
     for t in core['tasks'].values(): t.pop('teacher'), t.pop('reward')
     return core
