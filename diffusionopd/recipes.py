@@ -118,7 +118,7 @@ class TeachRecipe(Part):
     reward: str = Setting('embedded', description='what to maximise: embedded, or a reward you registered')
     student: Student = Student()
     optimiser: Optimiser = Optimiser(lr=1e-3, decay=1., ema=0.)
-    iterations: int = Setting(60, ge=1, description='rounds of sampling and training')
+    iterations: int = Setting(80, ge=1, description='rounds of sampling and training')
     prompts_per_iteration: int = Setting(15, ge=1, description='prompts in a round')
     images_per_prompt: int = Setting(12, ge=2, description='pictures of each, whose scores are compared')
     inner_steps: int = Setting(4, ge=1, description='optimiser steps on the pictures of a round')
@@ -134,10 +134,10 @@ class TeachRecipe(Part):
 
 class BaseRecipe(Part):
     "Stage 0: the embedded world's base model, from scratch."
-    updates: int = Setting(8000, ge=1, description='optimiser steps')
+    updates: int = Setting(6500, ge=1, description='optimiser steps')
     batch: int = Setting(48, ge=1, description='pictures a step')
     optimiser: Optimiser = Optimiser(lr=1.5e-3, warmup=100, decay=.03, weight_decay=.01, ema=.998)
-    hold: float = Setting(.5, ge=0, le=1, description='share of the run at the peak rate, before it falls')
+    hold: float = Setting(.55, ge=0, le=1, description='share of the run at the peak rate, before it falls')
     seed: int = Setting(0, ge=0, description='of weights, data and noise')
     out: str = Setting('runs/base', description='folder of the pipeline')
 
