@@ -129,13 +129,14 @@ def distill_command(
 @app.command('teach')
 def teach_command(
     recipe: Annotated[str, typer.Argument(help='A YAML file; write one with `diffusionopd init teach`.')],
+    model: Annotated[Optional[str], typer.Option(help='Replaces the base of the recipe.', show_default=False)] = None,
     out: Out = None, seed: Seed = None, cpu_threads: Threads = None, quiet: Quiet = False):
     """Train one specialist by reinforcement learning (DiffusionNFT).
 
     Example: `diffusionopd teach teacher.yaml --out runs/text`
     """
     from diffusionopd.recipes import load_recipe
-    r = load_recipe('teach', recipe, out=out, seed=seed)
+    r = load_recipe('teach', recipe, model=model, out=out, seed=seed)
     from diffusionopd.runs import teach_to
     threads(cpu_threads)
     with bar(quiet) as progress:
