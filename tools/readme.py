@@ -30,7 +30,7 @@ def output(o, name, alt, files):
 def cell_md(c, i, files):
     "Markdown of cell number `i`; none for what is hidden."
     if c.cell_type != 'code': return link.sub(r'](nbs/\1)', c.source)
-    d = {k.rstrip(':'): ' '.join(v) for k, v in extract_directives(c, remove=False).items()}
+    d = {k.rstrip(':'): ' '.join(v).strip('"') for k, v in extract_directives(c, remove=False).items()}
     if 'hide' in d or d.get('include') == 'false': return ''
     source = '\n'.join(l for l in c.source.splitlines() if not l.startswith('#|')).strip()
     res = [] if d.get('echo') == 'false' or d.get('code-fold') == 'true' else [f'```python\n{source}\n```']
