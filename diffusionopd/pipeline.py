@@ -34,14 +34,17 @@ def make_tokenizer()->PreTrainedTokenizerFast:
 def make_text_encoder(
     width:int=64, # of the token states
     pooled:int=128, # of the pooled vector
-)->CLIPTextModelWithProjection: # fresh weights from torch's global generator
-    "CLIP's text encoder, two layers small."
+    mix:float=1.5, # how strongly attention mixes earlier words into later tokens
+)->CLIPTextModelWithProjection: # random features from torch's global generator
+    "CLIP's text encoder, two layers small, to be used as it is."
     net = CLIPTextModelWithProjection(CLIPTextConfig(
         vocab_size=len(VOCABULARY), hidden_size=width, intermediate_size=2*width, projection_dim=pooled, num_hidden_layers=2,
         num_attention_heads=4, max_position_embeddings=MAX_LENGTH, pad_token_id=0, bos_token_id=1, eos_token_id=2))
-    for p in net.text_model.embeddings.parameters(): nn.init.normal_(p, std=.5)
-    nn.init.normal_(net.text_projection.weight, std=width**-.5)
-    return net
+    for p in net.text_model.embeddings.parameters(): nn.init.normal_(p)
+    for layer in net.text_model.encoder.layers:
+        for m in (layer.self_attn.v_proj, layer.self_attn.out_proj): nn.init.orthogonal_(m.weight, mix)
+    nn.init.normal_(net.text_projection.weight, std=.25*width**-.5)
+    return net.requires_grad_(False)
 
 def make_transformer(
     width:int=64, # of the token states
