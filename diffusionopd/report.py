@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['append', 'read_log', 'rewind', 'plot_scores', 'plot_gap', 'plot_divergence', 'plot_pictures', 'plot_matrix',
-           'draw_run', 'levels_of']
+           'draw_run', 'levels_of', 'over_seeds', 'result_tables']
 
 # %% ../nbs/22_report.ipynb #a7cc6a40
 import json
@@ -141,3 +141,34 @@ def levels_of(
     path = Path(folder)/'results.json'
     tasks = json.loads(path.read_text())['tasks'] if path.is_file() else {}
     return {t: (v['base'], v['teacher']) for t, v in tasks.items()}
+
+# %% ../nbs/22_report.ipynb #3777cd6d
+def over_seeds(
+    values:Sequence, # one number a seed
+    fmt:str='.3f', # of the numbers
+)->str: # mean and range
+    "A mean with its range."
+    v = list(values)
+    return f'{np.mean(v):{fmt}} ({min(v):{fmt}} to {max(v):{fmt}})' if len(v) > 1 else f'{v[0]:{fmt}}'
+
+def result_tables(
+    results:dict, # setting -> list of results.json of its seeds
+)->str: # Markdown
+    "Scores of everybody and what the student recovered, setting by setting."
+    some = next(iter(results.values()))[0]
+    tasks, rest = list(some['tasks']), list(some['untaught'])
+    at = {(s['model'], s['task']): s['score'] for s in some['scores']}
+    models = [m for m in dict.fromkeys(m for m, _ in at) if m!='student']
+    head = ['| model | '+' | '.join(tasks)+' | '+' | '.join(f'{t} (untaught)' for t in rest)+' |', '|:--'+'|--:'*(len(tasks)+len(rest))+'|']
+    rows = [f'| {m}{" specialist" if m in tasks else ""} | '+' | '.join(f'{at[m, t]:.3f}' for t in (*tasks, *rest))+' |' for m in models]
+    for name, seeds in results.items():
+        cells = [over_seeds(r['tasks'][t]['student'] for r in seeds) for t in tasks]+[over_seeds(r['untaught'][t]['student'] for r in seeds) for t in rest]
+        rows.append(f'| **student, {name}** | '+' | '.join(cells)+' |')
+    gains = ['| recovered gain | '+' | '.join(tasks)+' | updates | wall time (s) |', '|:--'+'|--:'*(len(tasks)+2)+'|']
+    for name, seeds in results.items():
+        cells = [over_seeds((100*r['tasks'][t]['recovered'] for r in seeds), '.1f')+' %' for t in tasks]
+        gains.append(f"| {name} | "+' | '.join(cells)+f" | {seeds[0]['updates']} | {over_seeds((r['wall_s'] for r in seeds), '.0f')} |")
+    read = some.get('judge') or {}
+    if read: gains += ['', '| digits right on the text task, read by | '+' | '.join(read)+' |', '|:--'+'|--:'*len(read)+'|'] + [f'| {k} | '+' | '.join(f'{v[k]:.3f}' for v in read.values())+' |' for k in ('templates', 'tesseract')]
+    note = f"{some['pictures']} held-out prompts a task and model, ten ODE steps; {len(next(iter(results.values())))} seeds; mean (range). Measured on {some['hardware']}."
+    return '\n'.join([*head, *rows, '', *gains, '', note])
