@@ -134,7 +134,7 @@ class TeachRecipe(Part):
 
 class BaseRecipe(Part):
     "Stage 0: the embedded world's base model, from scratch."
-    updates: int = Setting(4000, ge=1, description='optimiser steps')
+    updates: int = Setting(6000, ge=1, description='optimiser steps')
     batch: int = Setting(48, ge=1, description='pictures a step')
     optimiser: Optimiser = Optimiser(lr=1.5e-3, warmup=100, decay=.03, weight_decay=.01, ema=.998)
     hold: float = Setting(.55, ge=0, le=1, description='share of the run at the peak rate, before it falls')
