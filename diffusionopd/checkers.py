@@ -134,7 +134,7 @@ def check_composition(
 )->dict: # `score`, `strict` and parts, each 0 to 1
     "Right objects, vivid, without a frame."
     dense, exact = content(body, view)
-    return dict(score=.75*dense+.25*(1-view.frame), strict=float(exact and view.frame < .25), content=float(exact), frame=view.frame)
+    return dict(score=.65*dense+.35*(1-view.frame), strict=float(exact and view.frame < .25), content=float(exact), frame=view.frame)
 
 # %% ../nbs/11_checkers.ipynb #a0924f40
 @lru_cache(None)
@@ -213,7 +213,8 @@ def check_text(
     right = (view.hue[core]==list(COLOURS).index(colour)).mean() if core.sum() > 8 and ink[core].mean() > VIVID else 0.
     exact = read_any(ink)==want
     strict = exact and right > .5 and view.frame > .75
-    return dict(score=.5*float(np.exp(logp.mean()))+.25*float(right)+.25*view.frame, strict=float(strict), content=float(exact), frame=view.frame)
+    score = float(np.exp(logp.mean()))*(.5*float(right)+.5*view.frame)
+    return dict(score=score, strict=float(strict), content=float(exact), frame=view.frame)
 
 # %% ../nbs/11_checkers.ipynb #42ef914b
 def check_aesthetics(
