@@ -57,7 +57,8 @@ def undocumented(f, lines):
     if not ast.get_docstring(f): yield 'no docstring'
     a = f.args
     for arg in [*a.posonlyargs, *a.args, *a.kwonlyargs]:
-        own = isinstance(arg.annotation, ast.Name) and arg.annotation.id not in plain
+        kind = getattr(arg.annotation, 'value', arg.annotation)  # of `Annotated[...]`, which holds the help text of an option
+        own = isinstance(kind, ast.Name) and kind.id not in plain and (kind is arg.annotation or kind.id == 'Annotated')
         if not own and '#' not in lines[arg.end_lineno-1]: yield f'nothing said of {arg.arg}'
 
 @each
