@@ -8,7 +8,7 @@ ARGS   ?=
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip --quiet --disable-pip-version-check install -c constraints.txt
 recipe := constraints.txt settings.ini setup.py pyproject.toml
-sources := $(shell find diffusionopd -type f -not -path '*/__pycache__/*')
+sources := $(shell find diffusionopd -not -path '*/__pycache__*')
 say := @printf '\n== %s\n'
 
 .NOTPARALLEL:
