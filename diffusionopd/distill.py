@@ -63,17 +63,17 @@ def replay(
     steps,                # records of a walk, whoever walked
     plan:Plan,            # what its steps count
     cond=None,            # condition of the walk
-    backward:Callable=Tensor.backward, # called with the loss of each state
-    scope:Callable=lambda last: nullcontext(), # context of each forward and backward; is told whether it is the last
+    backward:Callable=None, # called with the loss of each state; None: `loss.backward()`
+    scope:Callable=None,  # gives the context of each forward and backward; is told whether it is the last
     row_weights=None,     # `(b,)` what each sample counts
 )->Iterator:              # of `Record`
     "Supervise the student at states that were visited before."
     for s in steps:
         if not plan.wanted[s.index]: continue
-        with scope(s.index == plan.last), torch.enable_grad():
+        with scope(s.index == plan.last) if scope else nullcontext(), torch.enable_grad():
             pulls = answers(target, s.x, s.kernel.sigma, cond)
             loss, record = supervise(replace(s, out=student(s.x, s.kernel.sigma, cond)), pulls, plan, row_weights)
-            backward(loss)
+            backward(loss) if backward else loss.backward()
         yield record
 
 # %% ../nbs/08_distill.ipynb #059f43dd
@@ -85,9 +85,9 @@ def two_pass(
     objective:Objective,  # its query and weight
     cond=None,            # condition
     generator=None,       # noise of the walk, as in `noise_like`; also draws the query, unless there is a plan
-    backward:Callable=Tensor.backward, # called with the loss of each state
+    backward:Callable=None, # called with the loss of each state; None: `loss.backward()`
     plan:Plan=None,       # a plan made before
-    scope:Callable=lambda last: nullcontext(), # context of each forward and backward; is told whether it is the last
+    scope:Callable=None,  # gives the context of each forward and backward; is told whether it is the last
     row_weights=None,     # `(b,)` what each sample counts
 )->Iterator:              # of `Record`, one per supervised step
     "Walk without gradients, keep the states, then supervise them: the reference that `one_pass` must equal."
@@ -105,9 +105,9 @@ def one_pass(
     objective:Objective,  # its query and weight
     cond=None,            # condition
     generator=None,       # noise of the walk, as in `noise_like`; also draws the query, unless there is a plan
-    backward:Callable=Tensor.backward, # called with the loss of each state
+    backward:Callable=None, # called with the loss of each state; None: `loss.backward()`
     plan:Plan=None,       # a plan made before
-    scope:Callable=lambda last: nullcontext(), # context of each forward and backward; is told whether it is the last
+    scope:Callable=None,  # gives the context of each forward and backward; is told whether it is the last
     row_weights=None,     # `(b,)` what each sample counts
 )->Iterator:              # of `Record`, one per supervised step; run it to its end
     "Walk with gradients and supervise on the way: each state is visited once, and nothing is kept."
@@ -117,11 +117,11 @@ def one_pass(
     def run(x):
         for j in range(plan.last+1):
             if not plan.wanted[j]: x = next(walk).x_next; continue
-            with scope(j == plan.last):
+            with scope(j == plan.last) if scope else nullcontext():
                 pulls = answers(target, x, kernels[j].sigma, cond)
                 step = next(walk)
                 loss, record = supervise(step, pulls, plan, row_weights)
-                backward(loss)
+                backward(loss) if backward else loss.backward()
             x = step.x_next
             yield record
     return run(x.detach())
