@@ -17,7 +17,7 @@ CLI = [sys.executable, '-c', 'from diffusionopd.cli import main; main()']
 def start(*args, threads):
     "Begin a command of the package that is installed here."
     print('$ diffusionopd', *args, flush=True)
-    return subprocess.Popen([*CLI, *map(str, args), '--quiet', '--cpu-threads', str(threads)], env={**os.environ, 'OMP_NUM_THREADS': str(threads)})
+    return subprocess.Popen([*CLI, *map(str, args), '--quiet', '--cpu-threads', str(threads)], cwd=ROOT, env={**os.environ, 'OMP_NUM_THREADS': str(threads)})
 
 def finish(jobs):
     "Wait for commands; stop if one failed."
@@ -29,7 +29,7 @@ def build(out, cores):
     if not (base/'manifest.json').is_file(): finish([start('pretrain', '--out', base, threads=cores)])
     todo = [t for t in TASKS if not (out/'teachers'/t/'manifest.json').is_file()]
     for i in range(0, len(todo), cores):
-        finish([start('teach', ROOT/'recipes'/f'teach-{t}.yaml', '--model', base, '--out', out/'teachers'/t, threads=1) for t in todo[i:i+cores]])
+        finish([start('teach', f'recipes/teach-{t}.yaml', '--model', base, '--out', out/'teachers'/t, threads=1) for t in todo[i:i+cores]])
 
 def measure(out, n):
     "Score base and teachers on every task and write the scores into the manifests."
@@ -63,11 +63,12 @@ def install(out):
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('--out', type=Path, default=ROOT/'runs'/'assets')
+    p.add_argument('--out', type=Path, default=Path('runs/assets'))
     p.add_argument('--cores', type=int, default=os.cpu_count())
     p.add_argument('-n', type=int, default=1000, help='pictures per score')
     p.add_argument('--install', action='store_true')
     a = p.parse_args()
+    os.chdir(ROOT)
     build(a.out, a.cores)
     measure(a.out, a.n)
     if a.install: install(a.out)

@@ -1,0 +1,119 @@
+"""The package as installed, asked from outside: commands and snippets, each in a process and a folder of its own.
+
+Importing torch and diffusers takes longer than most commands do. So one interpreter imports them and then forks for each
+question: what is asked runs in a fresh process with its own streams and exit code, as the console script would run it."""
+import json, os, subprocess, sys, time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest, yaml
+
+host = '''
+import importlib.metadata, json, os, sys
+from diffusionopd.cli import quieten
+quieten()
+import torch, diffusionopd.demo, diffusionopd.teach
+torch.set_num_threads(1)
+main = importlib.metadata.entry_points(group='console_scripts', name='diffusionopd')['diffusionopd'].load()
+for line in sys.stdin:
+    job = json.loads(line)
+    if 'wait' in job: print(os.waitstatus_to_exitcode(os.waitpid(job['wait'], 0)[1]), flush=True)
+    elif pid := os.fork(): print(pid, flush=True)
+    else:
+        os.chdir(job['cwd'])
+        for fd, name in enumerate((os.devnull, job['stdout'], job['stderr'])): os.dup2(os.open(name, os.O_RDWR | os.O_CREAT), fd)
+        sys.argv = ['diffusionopd', *job['args']]
+        if not job['code']: sys.exit(main())
+        exec(compile(job['code'], 'snippet', 'exec'), {'__name__': '__main__'})
+        sys.exit()
+'''
+
+@dataclass
+class Ended:
+    "What a process left behind."
+    code: int
+    stdout: str
+    stderr: str
+
+    def ok(self):
+        "The same; fails the test if the process did not end well."
+        if self.code: pytest.fail(f'exit code {self.code}\n{self.stdout}{self.stderr}', pytrace=False)
+        return self
+
+class Installed:
+    "An interpreter that sees installed packages only and has imported everything; `start` forks it."
+    def __init__(self, folder):
+        self.folder, self.count = folder, 0
+        self.process = subprocess.Popen([sys.executable, '-I', '-c', host], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, **job):
+        self.process.stdin.write(json.dumps(job)+'\n'); self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def start(self, cwd, *args, code=''):
+        "A command, or a snippet, on its way in the folder `cwd`."
+        self.count += 1
+        stdout, stderr = (self.folder/f'{self.count}.{s}' for s in ('stdout', 'stderr'))
+        pid = self.ask(cwd=str(cwd), args=list(map(str, args)), code=code, stdout=str(stdout), stderr=str(stderr))
+        return Started(self, pid, stdout, stderr)
+
+    def run(self, cwd, *args): return self.start(cwd, *args).end()
+    def python(self, cwd, code): return self.start(cwd, code=code).end().ok().stdout.strip()  # what a snippet prints
+
+@dataclass
+class Started:
+    "A process on its way."
+    host: Installed
+    pid: int
+    stdout: Path
+    stderr: Path
+
+    def signal(self, number): os.kill(self.pid, number)
+    def end(self): return Ended(self.host.ask(wait=self.pid), self.stdout.read_text(), self.stderr.read_text())
+
+def console(cwd, *args):
+    "A command by the console script itself."
+    script = Path(sys.executable).with_name('diffusionopd')
+    run = subprocess.run([script, *map(str, args)], cwd=cwd, capture_output=True, text=True)
+    return Ended(run.returncode, run.stdout, run.stderr)
+
+@pytest.fixture(scope='session')
+def opd(tmp_path_factory):
+    "The installed package."
+    it = Installed(tmp_path_factory.mktemp('installed'))
+    yield it
+    it.process.stdin.close(); it.process.wait()
+
+def edit(settings, **changes):
+    "The same settings with some changed: `a__b=c` for `c` at `a.b`, None to take a field away."
+    settings = json.loads(json.dumps(settings))
+    for path, value in changes.items():
+        *parents, last = path.split('__')
+        at = settings
+        for key in parents: at = at.setdefault(key, {})
+        if value is None: del at[last]
+        else: at[last] = value
+    return settings
+
+TASKS = 'composition', 'text', 'aesthetics'
+
+# Two teachers, walks of three steps: an update takes a moment.
+SMALL = dict(tasks={t: dict(prompts=f'embedded:{t}', teacher=f'embedded:{t}', reward='embedded') for t in TASKS[1:]},
+             updates=2, batch=2, rollout=dict(steps=3), evaluation=dict(every=0, final=0), out='run')
+
+def write(folder, settings, name='recipe.yaml'):
+    "A recipe as a file."
+    (folder/name).write_text(yaml.safe_dump(settings, sort_keys=False))
+    return name
+
+def lines(path): return [json.loads(l) for l in path.read_text().splitlines()]
+
+@pytest.fixture(scope='session')
+def student(opd, tmp_path_factory):
+    "The folder of a short run with all three teachers, from `init` to the end, by the console script."
+    folder = tmp_path_factory.mktemp('student')
+    opd.run(folder, 'init').ok()
+    recipe = yaml.safe_load((folder/'recipe.yaml').read_text())
+    write(folder, edit(recipe, updates=30, batch=4, rollout__steps=5, evaluation__every=15, evaluation__n=6, evaluation__final=8, optimiser__warmup=3, checkpoint_every=15))
+    ended = console(folder, 'distill', 'recipe.yaml', '--out', 'run', '--quiet').ok()
+    return folder, ended
