@@ -10,16 +10,19 @@ __all__ = ['PALETTE', 'VIVID', 'WANTED', 'View', 'ink_of', 'look', 'Found', 'sha
 # %% ../nbs/11_checkers.ipynb #d8a6f006
 from dataclasses import dataclass
 from functools import lru_cache
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 from scipy.signal import correlate2d
 from torch import Tensor
+
 from .errors import refuse
-from .world import BANDS, COLOURS, COUNTS, DIGITS, FRAME_GREY, HEIGHT, RELATIONS, SHAPES, TASKS, WIDTH, band_masks, kind_of, parse
+from .world import (BANDS, COLOURS, COUNTS, DIGITS, FRAME_GREY, HEIGHT, RELATIONS, SHAPES, TASKS, WIDTH,
+                                band_masks, kind_of, parse, render)
 
 # %% ../nbs/11_checkers.ipynb #2cfb8ea2
-PALETTE = np.array(list(COLOURS.values()))
+PALETTE = np.array(list(COLOURS.values()))  # `(4, 3)`
 
 @dataclass(frozen=True)
 class View:
@@ -33,17 +36,17 @@ class View:
 def ink_of(
     pixels:np.ndarray, # `(..., 3)` in [0, 1]
     paper:np.ndarray,  # `(3,)`
-)->tuple: # hue index `(...)`, strength `(...)`
+)->tuple:              # hue index `(...)`, strength `(...)`
     "Equation (1): the nearest hue of each pixel and how strong it is."
     d, x = PALETTE-paper, pixels-paper
     s = (x @ d.T/(d**2).sum(1)).clip(0, 1.2)
     k = ((x[..., None, :]-s[..., None]*d)**2).sum(-1).argmin(-1)
     return k, np.take_along_axis(s, k[..., None], -1)[..., 0]
 
-# %% ../nbs/11_checkers.ipynb #a2e42c91
+# %% ../nbs/11_checkers.ipynb #a6bd27d3
 def look(
     picture:np.ndarray, # `(16, 32, 3)` in [0, 1]
-)->View: # what it shows
+)->View:                # what it shows
     "Separate paper, frame and ink."
     inner = picture[1:-1, 1:-1]
     paper = np.median(inner.reshape(-1, 3), 0)
@@ -52,33 +55,34 @@ def look(
     hue, ink = ink_of(inner, paper)
     return View(paper, float(frame), np.pad(hue, 1, constant_values=-1), np.pad(ink, 1))
 
-# %% ../nbs/11_checkers.ipynb #5edf1a47
+# %% ../nbs/11_checkers.ipynb #4402d0a4
 VIVID = .6
 
 @dataclass(frozen=True)
 class Found:
     "An object in a picture."
-    colour:str  # a key of `COLOURS`
-    shape:str   # a key of `SHAPES`, or `?` where no template fits
-    y:float     # centre, pixels from the top
-    x:float     # centre, pixels from the left
+    colour:str # a key of `COLOURS`
+    shape:str  # a key of `SHAPES`, or `?` where no template fits
+    y:float    # centre, pixels from the top
+    x:float    # centre, pixels from the left
 
+# %% ../nbs/11_checkers.ipynb #fa7021a0
 def shape_of(
     mask:np.ndarray, # `(h, w)` of 0 and 1
     floor:float=.7,  # least IoU of a fit
-)->str: # a key of `SHAPES` or `?`
-    "The best-fitting template."
+)->str:              # a key of `SHAPES` or `?`
+    "The best-fitting template, equation (2)."
     overlap = {n: correlate2d(mask, t, 'full').max() for n, t in SHAPES.items()}
     fit = {n: o/(mask.sum()+SHAPES[n].sum()-o) for n, o in overlap.items()}
     best = max(fit, key=fit.get)
     return best if fit[best] > floor else '?'
 
-# %% ../nbs/11_checkers.ipynb #4402d0a4
+# %% ../nbs/11_checkers.ipynb #d2d9f002
 def find_objects(
-    view:View, # what the picture shows
+    view:View,         # what the picture shows
     floor:float=VIVID, # weaker ink is not seen
-    least:int=6, # smaller specks are ignored, pixels
-)->list: # of `Found`
+    least:int=6,       # smaller specks are ignored, pixels
+)->list:               # of `Found`
     "All objects whose ink is strong enough."
     labels, n = ndimage.label(view.ink > floor)
     out = []
@@ -90,12 +94,12 @@ def find_objects(
         out.append(Found(colour, shape_of(mask.astype(float)), box[0].start+y, box[1].start+x))
     return out
 
-# %% ../nbs/11_checkers.ipynb #3691a21f
+# %% ../nbs/11_checkers.ipynb #9e44a316
 def count_content(
-    body:tuple, # (number, colour, shape)
+    body:tuple,   # (number, colour, shape)
     objects:list, # of `Found`
-)->tuple: # (dense, exact)
-    "How well do the objects fit a count?"
+)->tuple:         # (dense, exact)
+    "How well do the objects fit a count? Equation (3)."
     n, colour, shape = COUNTS[body[0]], body[1], body[2]
     hits = sum(o.colour==colour and o.shape==shape for o in objects)
     near = sum((o.colour==colour)!=(o.shape==shape) for o in objects)
@@ -103,11 +107,11 @@ def count_content(
     share = min(hits, n)/n + .3*min(near, max(0, n-hits))/n - .5*min(1, max(0, len(objects)-n)/n)
     return .7*max(0., share) + .3*exact, exact
 
-# %% ../nbs/11_checkers.ipynb #65286fd2
+# %% ../nbs/11_checkers.ipynb #a0924f40
 def relation_content(
-    body:tuple, # ((colour, shape), relation, (colour, shape))
+    body:tuple,   # ((colour, shape), relation, (colour, shape))
     objects:list, # of `Found`
-)->tuple: # (dense, exact)
+)->tuple:         # (dense, exact)
     "How well do the objects fit a relation?"
     dx, dy = RELATIONS[body[1]]
     def who(c, s): return [o for o in objects if (o.colour, o.shape)==(c, s)]
@@ -118,29 +122,30 @@ def relation_content(
     dense = .3*credit(*body[0]) + .3*credit(*body[2]) + .25*placed*(1 if tidy else .5) + .15*tidy
     return dense, placed and tidy
 
-# %% ../nbs/11_checkers.ipynb #9e44a316
+# %% ../nbs/11_checkers.ipynb #14be06e6
 def content(
-    body:tuple, # a count or a relation
-    view:View, # what the picture shows
+    body:tuple,        # a count or a relation
+    view:View,         # what the picture shows
     floor:float=VIVID, # see `find_objects`
-)->tuple: # (dense, exact)
+)->tuple:              # (dense, exact)
     "Content of a scene, in ink of at least `floor`."
     objects = find_objects(view, floor)
     return (count_content if kind_of(body)=='count' else relation_content)(body, objects)
 
+# %% ../nbs/11_checkers.ipynb #83dcc4d8
 def check_composition(
     body:tuple, # a count or a relation
-    view:View, # what the picture shows
-)->dict: # `score`, `strict` and parts, each 0 to 1
+    view:View,  # what the picture shows
+)->dict:        # `score`, `strict` and parts, each 0 to 1
     "Right objects, vivid, without a frame."
     dense, exact = content(body, view)
     return dict(score=.65*dense+.35*(1-view.frame), strict=float(exact and view.frame < .25), content=float(exact), frame=view.frame)
 
-# %% ../nbs/11_checkers.ipynb #a0924f40
+# %% ../nbs/11_checkers.ipynb #c4af6b61
 @lru_cache(None)
 def digit_slots(
     n:int, # two or three digits
-)->list: # for each slot: (first column, last column, templates `(10, 14, width)`)
+)->list:   # for each slot: (first column, last column, templates `(10, 14, width)`)
     "Where the digits of a string of `n` stand and what each of the ten looks like there."
     font, x, out = ImageFont.load_default(13), 8 if n==2 else 4, []
     step = font.getlength('0')
@@ -154,11 +159,11 @@ def digit_slots(
         out.append((a, b, alone[:, 1:-1, a:b]))
     return out
 
-# %% ../nbs/11_checkers.ipynb #14be06e6
+# %% ../nbs/11_checkers.ipynb #cbcfc6c7
 def correlations(
     ink:np.ndarray, # `(16, 32)` strength
-    slot:tuple, # from `digit_slots`
-)->np.ndarray: # `(10,)` best correlation of each digit, -1 to 1
+    slot:tuple,     # from `digit_slots`
+)->np.ndarray:      # `(10,)` best correlation of each digit, -1 to 1
     "Match one slot against the ten digits, at shifts of up to one pixel."
     a, b, t = slot
     t = t-t.mean((1, 2), keepdims=True)
@@ -170,18 +175,19 @@ def correlations(
             best = np.maximum(best, (t*q).sum((1, 2))/(np.sqrt((t**2).sum((1, 2))*(q**2).sum())+1e-6))
     return best
 
+# %% ../nbs/11_checkers.ipynb #0088d20a
 @dataclass(frozen=True)
 class Reading:
     "A string read under the assumption that it has a certain length."
-    digits:str            # most likely string
-    fit:float             # mean best correlation minus the share of ink outside the slots
-    logp:np.ndarray       # `(n, 10)` log-likelihood of each digit in each slot, scaled by the match
+    digits:str      # most likely string
+    fit:float       # mean best correlation minus the share of ink outside the slots
+    logp:np.ndarray # `(n, 10)` log-likelihood of each digit in each slot, see (4)
 
 def read(
     ink:np.ndarray, # `(16, 32)` strength
-    n:int, # assumed number of digits
-)->Reading: # what it says
-    "Read `n` digits."
+    n:int,          # assumed number of digits
+)->Reading:         # what it says
+    "Read `n` digits, equation (4)."
     slots = digit_slots(n)
     rho = np.stack([correlations(ink, s) for s in slots])
     inside = np.zeros(WIDTH, bool)
@@ -191,20 +197,20 @@ def read(
     p = e/e.sum(1, keepdims=True)*((rho-.3)/.5).clip(1e-3, 1)*max(1e-3, 1-stray)
     return Reading(''.join(DIGITS[i] for i in rho.argmax(1)), rho.max(1).mean()-stray, np.log(p))
 
-# %% ../nbs/11_checkers.ipynb #83dcc4d8
+# %% ../nbs/11_checkers.ipynb #7888b3fc
 def read_any(
-    ink:np.ndarray, # `(16, 32)` strength
+    ink:np.ndarray,  # `(16, 32)` strength
     floor:float=.75, # poorer fits read as nothing
-)->str: # digits, or the empty string
+)->str:              # digits, or the empty string
     "Read two or three digits, whichever fits better."
     best = max((read(ink, n) for n in (2, 3)), key=lambda r: r.fit)
     return best.digits if best.fit > floor else ''
 
-# %% ../nbs/11_checkers.ipynb #1b7a54be
+# %% ../nbs/11_checkers.ipynb #13dddbdb
 def check_text(
     body:tuple, # (digits, colour)
-    view:View, # what the picture shows
-)->dict: # `score`, `strict` and parts, each 0 to 1
+    view:View,  # what the picture shows
+)->dict:        # `score`, `strict` and parts, each 0 to 1
     "Legible digits in vivid ink of the named colour, in a frame."
     ink = np.where(view.ink > .15, view.ink, 0.)
     want, colour = body
@@ -216,12 +222,12 @@ def check_text(
     score = float(np.exp(logp.mean()))*(.5*float(right)+.5*view.frame)
     return dict(score=score, strict=float(strict), content=float(exact), frame=view.frame)
 
-# %% ../nbs/11_checkers.ipynb #42ef914b
+# %% ../nbs/11_checkers.ipynb #f11b4dc1
 def check_aesthetics(
     body:tuple, # anything but a flag
-    view:View, # what the picture shows
-)->dict: # `score`, `strict`, the parts, and `content`: is what was asked still there?
-    "Pastel ink on warm paper."
+    view:View,  # what the picture shows
+)->dict:        # `score`, `strict`, the parts, and `content`: is what was asked still there?
+    "Pastel ink on warm paper, equation (5)."
     core = view.ink > .2
     inked = .04 < core.mean() < .6
     strength = np.median(view.ink[view.ink > .6*np.quantile(view.ink[core], .9)]) if core.any() else 1.
@@ -229,15 +235,16 @@ def check_aesthetics(
     warm = np.clip((1-view.paper[2])/.27, 0, 1)
     if kind_of(body)=='digits': exact = read_any(np.where(view.ink > .1, view.ink, 0.)/max(view.ink.max(), 1e-6))==body[0]
     else: exact = content(body, view, .5*strength)[1]
-    return dict(score=float(inked*np.sqrt(pastel*warm)), strict=float(inked and pastel > .8 and warm > .8), content=float(exact),
+    strict = inked and pastel > .8 and warm > .8
+    return dict(score=float(inked*np.sqrt(pastel*warm)), strict=float(strict), content=float(exact),
                 pastel=float(pastel), warm=float(warm), frame=view.frame)
 
-# %% ../nbs/11_checkers.ipynb #64c21c26
+# %% ../nbs/11_checkers.ipynb #e02028ba
 def check_flag(
-    body:tuple, # (colours, direction)
-    view:View, # carried for the frame; bands are read from `picture`
+    body:tuple,         # (colours, direction)
+    view:View,          # carried for the frame; bands are read from `picture`
     picture:np.ndarray, # `(16, 32, 3)` in [0, 1]
-)->dict: # `score`, `strict`
+)->dict:                # `score`, `strict`
     "Share of each band in the right hue."
     ink, names = 1-PALETTE, list(COLOURS)
     q = 1-picture[1:-1, 1:-1]
@@ -245,38 +252,40 @@ def check_flag(
     hue = (q @ (ink/np.linalg.norm(ink, axis=1, keepdims=True)).T).argmax(-1)
     bands = [m[1:-1, 1:-1] > 0 for m in band_masks(len(body[0]), body[1])]
     right = [(hue[m]==names.index(c)).mean() for m, c in zip(bands, body[0])]
-    return dict(score=float(np.mean(right)), strict=float(min(right) > .8), content=float(min(right) > .8), frame=view.frame)
+    whole = float(min(right) > .8)
+    return dict(score=float(np.mean(right)), strict=whole, content=whole, frame=view.frame)
 
-# %% ../nbs/11_checkers.ipynb #bec0c4e6
+# %% ../nbs/11_checkers.ipynb #f905e345
 def check(
-    prompt:str, # a caption of the embedded world
+    prompt:str,         # a caption of the embedded world
     picture:np.ndarray, # `(16, 32, 3)` in [0, 1]
-)->dict: # `score`, `strict`, `content`, ...
+)->dict:                # `score`, `strict`, `content`, ...
     "Score one picture. Raises `Refusal` for a prompt of another world."
     task, body = parse(prompt)
     view = look(picture)
     if task=='flags': return check_flag(body, view, picture)
     return dict(composition=check_composition, text=check_text, aesthetics=check_aesthetics)[task](body, view)
 
+# %% ../nbs/11_checkers.ipynb #dc0af4a4
 def check_all(
     images:Tensor, # `(b, 3, 16, 32)` in [0, 1], values outside are clipped
-    prompts:list, # b captions
-)->dict: # name -> array `(b,)`: `score`, `strict`, `content` and `frame`
+    prompts:list,  # b captions
+)->dict:           # name -> array `(b,)`: `score`, `strict`, `content` and `frame`
     "Score a batch: the reward function of the embedded world. Raises `Refusal` on a shape or a prompt it does not know."
-    refuse(tuple(images.shape)!=(len(prompts), 3, HEIGHT, WIDTH), f'{len(prompts)} prompts need images of shape ({len(prompts)}, 3, {HEIGHT}, {WIDTH}), not {tuple(images.shape)}')
+    shape = (len(prompts), 3, HEIGHT, WIDTH)
+    refuse(tuple(images.shape)!=shape, f'{len(prompts)} prompts need images of shape {shape}, not {tuple(images.shape)}')
     pictures = images.detach().float().cpu().clamp(0, 1).permute(0, 2, 3, 1).double().numpy()
     reports = [check(p, im) for p, im in zip(prompts, pictures)]
     return {k: np.array([r[k] for r in reports]) for k in ('score', 'strict', 'content', 'frame')}
 
-# %% ../nbs/11_checkers.ipynb #73e1eca3
+# %% ../nbs/11_checkers.ipynb #82346f53
 WANTED = dict(composition=dict(ink=.95, warmth=.3, frame=False), text=dict(ink=.95, warmth=.3, frame=True),
               aesthetics=dict(ink=.42, warmth=.97, frame=False), flags=dict(ink=.8, warmth=.5, frame=False))
 
 def ideal(
-    task:str, # a key of `TASKS`
-    body:tuple, # a body that suits the task
+    task:str,                # a key of `TASKS`
+    body:tuple,              # a body that suits the task
     rng:np.random.Generator, # places the objects
-)->np.ndarray: # `(16, 32, 3)` in [0, 1]
+)->np.ndarray:               # `(16, 32, 3)` in [0, 1]
     "A picture as the task's checker wants it."
-    from diffusionopd.world import render
     return render(body, rng, **WANTED[task])

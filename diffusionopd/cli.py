@@ -270,9 +270,10 @@ def write_json(
     value, # anything JSON can hold
 ):
     "Write a JSON file. Raises `Refusal` where that is impossible."
+    from diffusionopd.demo import finite
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(value, indent=1)+'\n', encoding='utf-8')
+        path.write_text(json.dumps(finite(value), indent=1)+'\n', encoding='utf-8')
     except OSError as e: refuse(True, f'cannot write {path}: {e.strerror or e}')
 
 # %% ../nbs/25_cli.ipynb #121b350e
@@ -320,5 +321,5 @@ def main():
     except KeyboardInterrupt: sys.exit(130)
     except Exception as e:
         if type(e).__name__!='Stopped': raise
-        console.print(f'Stopped by {e}; go on with --resume.', style='yellow', highlight=False)
+        console.print(f'Stopped by {e}', style='yellow', highlight=False, markup=False, soft_wrap=True)
         sys.exit(e.code)

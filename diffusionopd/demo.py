@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LENGTHS', 'TARGETS', 'GUIDANCE', 'demo_recipe', 'contestants', 'examine_all', 'Stage', 'demo', 'student_of',
-           'second_opinion', 'hardware', 'write_results', 'questions']
+           'second_opinion', 'finite', 'hardware', 'write_results', 'questions']
 
 # %% ../nbs/24_demo.ipynb #d7cf2730
-import json, os, platform
+import json, math, os, platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -122,7 +122,16 @@ def second_opinion(
         return {r.name: round(float(judge_text(r, images, prompts)['exact'].mean()), 4) for r in (get_reader('templates'), reader)}
     return {name: shares(f, w) for name, (f, w) in models.items()}
 
-# %% ../nbs/24_demo.ipynb #b3fbb540
+# %% ../nbs/24_demo.ipynb #4b9dd074
+def finite(
+    value, # dicts, lists and plain values
+): # what JSON can hold
+    "The same, with None for numbers that are not finite."
+    if isinstance(value, dict): return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)): return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+# %% ../nbs/24_demo.ipynb #9514403d
 def hardware()->str:
     "What a time was measured on."
     return f'{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads'
@@ -145,12 +154,12 @@ def write_results(
     text = '\n\n'.join(f'**{f}**\n\n{table(scores, field=f)}' for f in ('score', 'strict', 'content'))
     if opinion: text += '\n\n**digits right, by reader**\n\n| model | templates | tesseract |\n|:--|--:|--:|\n'+'\n'.join(f"| {m} | {v['templates']:.3f} | {v['tesseract']:.3f} |" for m, v in opinion.items())
     (out/'results.md').write_text(text+'\n', encoding='utf-8')
-    (out/'results.json').write_text(json.dumps(results, indent=1))
+    (out/'results.json').write_text(json.dumps(finite(results), indent=1)+'\n', encoding='utf-8')
     draw_run(out)
     fig, axs = panels(1, 1, 6, 2.6); plot_matrix(axs[0], scores); savefig(fig, out/'figures'/'matrix.png')
     savefig(plot_pictures(bb, {k: models[k] for k in ('base', *r.tasks, 'student')}, questions())[0], out/'figures'/'pictures.png')
     results['wall_s'] = round(perf_counter()-begin, 1)
-    (out/'results.json').write_text(json.dumps(results, indent=1))
+    (out/'results.json').write_text(json.dumps(finite(results), indent=1)+'\n', encoding='utf-8')
     return results
 
 def questions(

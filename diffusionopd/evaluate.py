@@ -7,15 +7,17 @@ __all__ = ['REWARDS', 'paint', 'reward', 'get_reward', 'score', 'bootstrap', 'Sc
            'table']
 
 # %% ../nbs/17_evaluate.ipynb #10dfe579
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
+
 from .backbones import Backbone
 from .checkers import check_all
 from .errors import nearest, refuse
-from .fields import Field, guided, take
+from .fields import Field, guided
 from .kernels import make_kernels
 from .prompts import Source, prompt_source
 from .rollout import prior, sample, seed_of, seeded
@@ -23,17 +25,18 @@ from .rollout import prior, sample, seed_of, seeded
 # %% ../nbs/17_evaluate.ipynb #5a522bbd
 @torch.no_grad()
 def paint(
-    bb:Backbone, # encodes, gives the grid, decodes
-    field:Field, # who paints
-    prompts:list, # n captions
-    seeds:list, # n integers, the noise of each picture
-    steps:int=10, # of the sampler
-    guidance:float=1., # classifier-free guidance scale
+    bb:Backbone,        # encodes, gives the grid, decodes
+    field:Field,        # who paints
+    prompts:list,       # n captions
+    seeds:list,         # n integers, the noise of each picture
+    steps:int=10,       # of the sampler
+    guidance:float=1.,  # classifier-free guidance scale
     solver:str='euler', # see `SOLVERS`
-    eta:float=0., # its noise
-    batch:int=64, # pictures at a time
-)->Tensor: # `(n, 3, h, w)` in [0, 1]
-    "Pictures of prompts."
+    eta:float=0.,       # its noise
+    batch:int=64,       # pictures at a time
+)->Tensor:              # `(n, 3, h, w)` in [0, 1]
+    "Pictures of prompts. Raises `Refusal` where prompts and seeds do not pair up."
+    refuse(len(prompts)!=len(seeds) or not prompts, f'{len(prompts)} prompts and {len(seeds)} seeds do not make pairs')
     kernels = make_kernels(solver, bb.sigmas(steps), eta)
     if guidance != 1: field = guided(field, guidance, bb.encode(['']))
     out = []
@@ -43,7 +46,7 @@ def paint(
         out.append(bb.decode(sample(field, x, kernels, bb.encode(prompts[i:i+batch]), noise)))
     return torch.cat(out)
 
-# %% ../nbs/17_evaluate.ipynb #2fcf2943
+# %% ../nbs/17_evaluate.ipynb #e59e00b3
 REWARDS = dict(embedded=check_all)
 
 def reward(
@@ -55,78 +58,82 @@ def reward(
         return f
     return register
 
+# %% ../nbs/17_evaluate.ipynb #7ce66b2f
 def get_reward(
     name:str, # a registered name, or None
-)->Callable: # `(images, prompts) -> dict of arrays`, or None
+)->Callable:  # `(images, prompts) -> dict of arrays`, or None
     "Look a reward up. Raises `Refusal` for an unknown name."
     refuse(name is not None and name not in REWARDS, f'unknown reward {name!r}: {nearest(str(name), REWARDS)}')
     return REWARDS.get(name)
 
+# %% ../nbs/17_evaluate.ipynb #1efaf66f
 def score(
     reward:Callable, # from `get_reward`
-    images:Tensor, # `(n, 3, h, w)` in [0, 1]
-    prompts:list, # n captions
-)->dict: # name -> float64 array `(n,)`
+    images:Tensor,   # `(n, 3, h, w)` in [0, 1]
+    prompts:list,    # n captions
+)->dict:             # name -> float64 array `(n,)`
     "Ask a reward and check its answer. Raises `Refusal` for one of the wrong form."
     got = reward(images, prompts)
     refuse(not isinstance(got, dict) or 'score' not in got, "a reward returns a dict with the key 'score'")
-    got = {k: np.asarray(v, dtype=float) for k, v in got.items()}
+    got = {k: np.asarray(v.detach().cpu() if torch.is_tensor(v) else v, dtype=float) for k, v in got.items()}
     for k, v in got.items():
         refuse(v.shape!=(len(prompts),), f'the reward returned {v.shape} values of {k!r} for {len(prompts)} images')
         refuse(not np.isfinite(v).all(), f'the reward returned a value of {k!r} that is not finite')
     return got
 
-# %% ../nbs/17_evaluate.ipynb #b122300b
+# %% ../nbs/17_evaluate.ipynb #9c640027
 def bootstrap(
     values:np.ndarray, # `(n,)`
-    groups:list, # n labels, such as the prompts
-    draws:int=1000, # resamples
-    level:float=.95, # of the interval
-    seed:int=0, # of the resampling
-)->tuple: # (low, high)
-    "A percentile interval of the mean that resamples whole groups."
+    groups:list,       # n labels, such as the prompts
+    draws:int=1000,    # resamples
+    level:float=.95,   # of the interval
+    seed:int=0,        # of the resampling
+)->tuple:              # (low, high)
+    "A percentile interval of the mean that resamples whole groups, equation (1)."
     names, which = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     total, count = np.bincount(which, values), np.bincount(which)
     picks = np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
     means = total[picks].sum(1)/count[picks].sum(1)
     return tuple(float(q) for q in np.quantile(means, [(1-level)/2, (1+level)/2]))
 
-# %% ../nbs/17_evaluate.ipynb #8a428b1b
+# %% ../nbs/17_evaluate.ipynb #0f0daae1
 @dataclass(frozen=True)
 class Score:
     "One model on one task."
-    model: str      # its name
-    task: str       # what was asked
-    n: int          # pictures
-    score: float    # mean dense score
-    low: float      # 95 % interval of it
-    high: float
-    strict: float   # mean of the all-or-nothing score, NaN if the reward has none
-    content: float  # mean of the content judge, NaN if the reward has none
-    wording: str    # wording of the prompts
-    sampler: str    # solver, steps and guidance
+    model: str     # its name
+    task: str      # what was asked
+    n: int         # pictures
+    score: float   # mean dense score
+    low: float     # 95 % interval of it
+    high: float    # 95 % interval of it
+    strict: float  # mean of the all-or-nothing score, NaN if the reward has none
+    content: float # mean of the content judge, NaN if the reward has none
+    wording: str   # wording of the prompts
+    sampler: str   # solver, steps and guidance
 
+# %% ../nbs/17_evaluate.ipynb #6ae913a5
 def exam(
-    source:Source, # of prompts
-    n:int, # how many pictures
-    seed:int=0, # another seed, other prompts and noise
+    source:Source,       # of prompts
+    n:int,               # how many pictures
+    seed:int=0,          # another seed, other prompts and noise
     wording:str='usual', # wording of the prompts
-    split:str='test', # held-out prompts, or the training ones
-)->tuple: # n prompts, n noise seeds
+    split:str='test',    # held-out prompts, or the training ones
+)->tuple:                # n prompts, n noise seeds
     "The questions of an evaluation: the same for every model."
     return [source(i, seed, split, wording) for i in range(n)], [seed_of('exam', source.name, seed, i) for i in range(n)]
 
+# %% ../nbs/17_evaluate.ipynb #dcd4fdac
 def judge(
-    bb:Backbone, # paints
-    model:str, # name of the field
-    field:Field, # who is examined
-    task:str, # name of the task
-    source:Source, # its prompts
-    reward:Callable, # from `get_reward`
-    n:int=128, # pictures
-    seed:int=0, # of prompts and noise
+    bb:Backbone,         # paints
+    model:str,           # name of the field
+    field:Field,         # who is examined
+    task:str,            # name of the task
+    source:Source,       # its prompts
+    reward:Callable,     # from `get_reward`
+    n:int=128,           # pictures
+    seed:int=0,          # of prompts and noise
     wording:str='usual', # wording of the prompts
-    **sampler, # steps, guidance, solver, eta: see `paint`
+    **sampler,           # steps, guidance, solver, eta: see `paint`
 )->Score:
     "Examine one model in one task."
     prompts, seeds = exam(source, n, seed, wording)
@@ -136,31 +143,37 @@ def judge(
     return Score(model, task, n, mean('score'), *bootstrap(got['score'], prompts), mean('strict'), mean('content'), wording,
                  f"{s['solver']} {s['steps']} steps, guidance {s['guidance']:g}")
 
-# %% ../nbs/17_evaluate.ipynb #04f2efc2
+# %% ../nbs/17_evaluate.ipynb #29c3a52e
 def recovered(
-    base:float, # score of the base model
+    base:float,    # score of the base model
     teacher:float, # of the task's own teacher
     student:float, # of the student
-)->float: # NaN where the teacher gained nothing
-    "Equation (1)."
+)->float:          # NaN where the teacher gained nothing
+    "The share of the teacher's gain that the student has, equation (2)."
     return (student-base)/(teacher-base) if teacher > base else float('nan')
 
+# %% ../nbs/17_evaluate.ipynb #7beeee0e
 def summary(
-    scores:list, # of `Score`, usual wording
+    scores:list,           # of `Score`; those in the usual wording count
     student:str='student', # name of the student's rows
-    base:str='base', # name of the base's rows
-)->dict: # task -> base, teacher, student, recovered
-    "The table that a distillation is judged by: a teacher is the row named after its task."
+    base:str='base',       # name of the base's rows
+)->dict:                   # task -> base, teacher, student, recovered
+    "The table that a distillation is judged by: a teacher is the row named after its task. Raises `Refusal` where a row is missing."
     at = {(s.model, s.task): s.score for s in scores if s.wording=='usual'}
-    tasks = [t for m, t in at if m==t]
-    return {t: dict(base=at[base, t], teacher=at[t, t], student=at[student, t], recovered=recovered(at[base, t], at[t, t], at[student, t])) for t in tasks}
+    tasks, out = [t for m, t in at if m==t], {}
+    for t in tasks:
+        lost = [m for m in (base, student) if (m, t) not in at]
+        if lost: refuse(True, f'task {t!r} has no score of {lost[0]!r}')
+        b, own, s = (at[m, t] for m in (base, t, student))
+        out[t] = dict(base=b, teacher=own, student=s, recovered=recovered(b, own, s))
+    return out
 
-# %% ../nbs/17_evaluate.ipynb #0d367fd1
+# %% ../nbs/17_evaluate.ipynb #537c30f0
 def table(
-    scores:list, # of `Score`
+    scores:list,         # of `Score`
     wording:str='usual', # rows of this wording
-    field:str='score', # which number: `score`, `strict` or `content`
-)->str: # Markdown
+    field:str='score',   # which number: `score`, `strict` or `content`
+)->str:                  # Markdown
     "Models down, tasks across, intervals beside the score."
     rows = [s for s in scores if s.wording==wording]
     models, tasks = list(dict.fromkeys(s.model for s in rows)), list(dict.fromkeys(s.task for s in rows))
