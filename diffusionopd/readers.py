@@ -186,7 +186,7 @@ def likelihood(
 
 # %% ../nbs/12_readers.ipynb #9dcf6976
 def ppocr(
-    floor:float=.8, # least probability of the weakest digit
+    floor:float=.6, # least probability of the weakest digit
     threads:int=1,  # of the CPU
 )->Reader:
     "PP-OCR's recogniser, decoded greedily. Raises `Refusal` where it is not installed."
