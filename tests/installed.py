@@ -2,7 +2,7 @@
 
 Importing torch and diffusers takes longer than most commands do. So one interpreter imports them and then forks for each
 question: what is asked runs in a fresh process with its own streams and exit code, as the console script would run it."""
-import json, os, subprocess, sys, time
+import json, os, subprocess, sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ for line in sys.stdin:
     elif pid := os.fork(): print(pid, flush=True)
     else:
         os.chdir(job['cwd'])
-        for fd, name in enumerate((os.devnull, job['stdout'], job['stderr'])): os.dup2(os.open(name, os.O_RDWR | os.O_CREAT), fd)
+        for fd, name in enumerate((os.devnull, job['stdout'], job['stderr'])): os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), fd)
         sys.argv = ['diffusionopd', *job['args']]
         if not job['code']: sys.exit(main())
         exec(compile(job['code'], 'snippet', 'exec'), {'__name__': '__main__'})

@@ -110,6 +110,10 @@ def cut(folder):
     file = folder/'adapter_model.safetensors'
     file.write_bytes(file.read_bytes()[:-1000])
 
+def faint(folder):
+    weights(lambda k, v: v*1e-7 if 'lora_B' in k else v)(folder)
+    settings('manifest.json', sha256='')(folder)  # else it would be refused for not being the file that was saved
+
 def pickled(folder):
     (folder/'adapter_model.safetensors').unlink()
     torch.save({}, folder/'adapter_model.bin')
@@ -125,7 +129,8 @@ BROKEN = {
     'wrong shape': (weights(lambda k, v: v[:, :-1] if 'lora_A' in k else v), ''),
     'not finite': (weights(lambda k, v: v*float('nan')), 'finite'),
     'zero': (weights(lambda k, v: v*0 if 'lora_B' in k else v), 'every lora_B is zero'),
-    'nothing to teach': (weights(lambda k, v: v*1e-7 if 'lora_B' in k else v), 'teaches nothing'),
+    'nothing to teach': (faint, 'teaches nothing'),
+    'exchanged': (weights(lambda k, v: v*2), 'the hashes differ'),
     'another base': (settings('manifest.json', base='0123456789abcdef'), '0123456789abcdef'),
     'unknown manifest': (settings('manifest.json', colour='blue'), 'manifest.json'),
     'broken manifest': (lambda f: (f/'manifest.json').write_text('{"kind": '), 'manifest.json'),
