@@ -489,4 +489,5 @@ d = { 'settings': { 'branch': 'main',
                                     'diffusionopd.world.prompt': ('world.html#prompt', 'diffusionopd/world.py'),
                                     'diffusionopd.world.render': ('world.html#render', 'diffusionopd/world.py'),
                                     'diffusionopd.world.training_batch': ('world.html#training_batch', 'diffusionopd/world.py'),
-                                    'diffusionopd.world.training_pair': ('world.html#training_pair', 'diffusionopd/world.py')}}}
+                                    'diffusionopd.world.training_pair': ('world.html#training_pair', 'diffusionopd/world.py'),
+                                    'diffusionopd.world.usual_order': ('world.html#usual_order', 'diffusionopd/world.py')}}}
