@@ -111,7 +111,6 @@ class Score:
     wording: str   # wording of the prompts
     sampler: str   # solver, steps and guidance
 
-# %% ../nbs/17_evaluate.ipynb #6ae913a5
 def exam(
     source:Source,       # of prompts
     n:int,               # how many pictures

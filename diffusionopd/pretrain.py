@@ -6,15 +6,16 @@
 __all__ = ['draw_sigmas', 'matching_loss', 'lr_share', 'Pretrained', 'pretrain', 'code_commit', 'save_base']
 
 # %% ../nbs/19_pretrain.ipynb #3825dfb6
-import subprocess, sys, time
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
 import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor
+
 from .adapters import Manifest, file_hash, net_hash, write_manifest
-from .errors import refuse
 from .paths import interpolate, velocity
 from .pipeline import PixelPipeline, make_pipeline
 from .recipes import BaseRecipe
@@ -22,52 +23,52 @@ from .world import training_batch
 
 # %% ../nbs/19_pretrain.ipynb #6c21c04f
 def draw_sigmas(
-    n:int, # samples
+    n:int,                     # samples
     generator:torch.Generator, # source of randomness
-    mean:float=.2, # of the logit: above 0 leans towards noise
-    std:float=1.2, # of the logit
-)->Tensor: # `(n,)` in (0, 1)
-    "Noise levels to train at."
+    mean:float=.2,             # m in (1): above 0 leans towards noise
+    std:float=1.2,             # s in (1)
+)->Tensor:                     # `(n,)` in (0, 1)
+    "Noise levels to train at, equation (1)."
     return torch.sigmoid(mean+std*torch.randn(n, generator=generator))
 
-# %% ../nbs/19_pretrain.ipynb #f2d80877
+# %% ../nbs/19_pretrain.ipynb #19b128d5
 def matching_loss(
     pipe:PixelPipeline, # its transformer is trained
-    captions:list, # b captions
-    x0:Tensor, # `(b, 3, 16, 32)` pictures in [-1, 1]
-    eps:Tensor, # `(b, 3, 16, 32)` noise
-    sigmas:Tensor, # `(b,)` levels
-)->Tensor: # scalar
+    captions:list,      # b captions
+    x0:Tensor,          # `(b, 3, 16, 32)` pictures in [-1, 1]
+    eps:Tensor,         # `(b, 3, 16, 32)` noise
+    sigmas:Tensor,      # `(b,)` levels
+)->Tensor:              # scalar
     "Mean squared error of the predicted velocity."
     v = pipe.transformer(interpolate(x0, eps, sigmas), *pipe.encode_prompt(captions), 1000*sigmas, return_dict=False)[0]
     return (v-velocity(x0, eps)).square().mean()
 
-# %% ../nbs/19_pretrain.ipynb #afa4afe5
+# %% ../nbs/19_pretrain.ipynb #0fe2729c
 def lr_share(
-    step:int, # 0, 1, 2, ...
-    total:int, # steps in all
-    warmup:int, # steps of linear rise
-    decay:float, # share of the peak at the end
+    step:int,      # 0, 1, 2, ...
+    total:int,     # steps in all
+    warmup:int,    # steps of linear rise
+    decay:float,   # share of the peak at the end
     hold:float=0., # share of the run at the peak
-)->float: # of the peak rate
+)->float:          # of the peak rate
     "Rise, hold, fall."
     start = max(warmup, hold*total)
     if step < warmup: return (step+1)/warmup
     return 1-(1-decay)*min(1., max(0., step-start)/max(1., total-1-start))
 
-# %% ../nbs/19_pretrain.ipynb #a60de2ed
+# %% ../nbs/19_pretrain.ipynb #6fa043c0
 @dataclass(frozen=True)
 class Pretrained:
     "One update of the base."
-    update: int        # from 1
-    loss: float        # of the batch
-    images: int        # seen so far
+    update: int         # from 1
+    loss: float         # of the batch
+    images: int         # seen so far
     pipe: PixelPipeline # raw weights; the average is put in at the end
-    ema: EMAModel      # the average
+    ema: EMAModel       # the average
 
 def pretrain(
     r:BaseRecipe, # settings
-)->Iterator: # of `Pretrained`; after the last one the pipeline holds the averaged weights
+)->Iterator:      # of `Pretrained`; after the last one the pipeline holds the averaged weights
     "Train a base model of the embedded world."
     pipe, o, g = make_pipeline(r.seed), r.optimiser, torch.Generator().manual_seed(r.seed)
     params = list(pipe.transformer.parameters())
@@ -84,24 +85,30 @@ def pretrain(
         if i==r.updates-1: ema.copy_to(params)
         yield Pretrained(i+1, loss.item(), (i+1)*r.batch, pipe, ema)
 
-# %% ../nbs/19_pretrain.ipynb #6cfbbd44
+# %% ../nbs/19_pretrain.ipynb #68d56fc2
 def code_commit()->str:
     "The commit of the working tree that the package runs from, or an empty string for an installed package."
-    try: out = subprocess.run(['git', '-C', str(Path(__file__).parent), 'describe', '--always', '--dirty', '--abbrev=12'], capture_output=True, text=True, timeout=10)
+    def git(*args): return subprocess.run(['git', '-C', str(here.parent), *args], capture_output=True, text=True, timeout=10)
+    try:
+        here = Path(__file__)
+        if git('ls-files', '--error-unmatch', here.name).returncode: return ''
+        out = git('describe', '--always', '--dirty', '--abbrev=12')
     except (OSError, NameError, subprocess.TimeoutExpired): return ''
     return out.stdout.strip() if out.returncode==0 else ''
 
+# %% ../nbs/19_pretrain.ipynb #df91df24
 def save_base(
-    pipe:PixelPipeline, # trained
-    r:BaseRecipe, # how
-    folder, # is created
-    command:str, # that did it
-)->Manifest: # as written
+    pipe:PixelPipeline, # trained; its weights are rounded to half precision
+    r:BaseRecipe,       # how
+    folder,             # is created
+    command:str,        # that did it
+)->Manifest:            # as written
     "Save a base model with its manifest."
     half = PixelPipeline(pipe.transformer.half(), pipe.scheduler, pipe.text_encoder.half(), pipe.tokenizer)
     half.save_pretrained(folder, safe_serialization=True)
     pipe.transformer.float(), pipe.text_encoder.float()
     weights = Path(folder)/'transformer'/'diffusion_pytorch_model.safetensors'
-    m = Manifest('base', base=net_hash(pipe.transformer), sha256=file_hash(weights), command=command, commit=code_commit(), seed=r.seed, config=r.model_dump(mode='json'))
+    m = Manifest('base', base=net_hash(pipe.transformer), sha256=file_hash(weights), command=command, commit=code_commit(),
+                 seed=r.seed, config=r.model_dump(mode='json'))
     write_manifest(m, folder)
     return m

@@ -6,11 +6,12 @@
 __all__ = ['LONGEST', 'read_prompts', 'order', 'Source', 'prompt_source']
 
 # %% ../nbs/16_prompts.ipynb #9b8c5a03
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+
 import numpy as np
+
 from .errors import nearest, refuse
 from .world import TASKS, prompt
 
@@ -23,8 +24,9 @@ def read_prompts(
     "The prompts of a file. Raises `Refusal` for one that is missing, empty, or not text."
     path = Path(path).expanduser()
     refuse(not path.is_file(), f'there is no prompt file {str(path)!r}')
-    try: lines = path.read_text(encoding='utf-8').splitlines()
+    try: lines = path.read_text(encoding='utf-8-sig').splitlines()
     except UnicodeDecodeError as e: refuse(True, f'prompt file {str(path)!r} is not UTF-8 text: {e.reason} at byte {e.start}')
+    except OSError as e: refuse(True, f'prompt file {str(path)!r} cannot be read: {e.strerror}')
     prompts = tuple(l.strip() for l in lines if l.strip())
     refuse(not prompts, f'prompt file {str(path)!r} holds no prompt')
     long = [i for i, p in enumerate(prompts, 1) if len(p) > LONGEST]
@@ -34,29 +36,30 @@ def read_prompts(
 # %% ../nbs/16_prompts.ipynb #9d33e833
 @lru_cache(16)
 def order(
-    n:int, # number of prompts
-    seed:int, # of the run
+    n:int,     # number of prompts
+    seed:int,  # of the run
     epoch:int, # how often all were seen
-)->tuple: # a permutation of 0 .. n-1
-    "The order of one epoch."
+)->tuple:      # a permutation of 0 .. n-1
+    "The order of one epoch, the permutation in (1)."
     return tuple(np.random.default_rng([seed, epoch]).permutation(n).tolist())
 
-# %% ../nbs/16_prompts.ipynb #25e25a3e
+# %% ../nbs/16_prompts.ipynb #2b1ddf0e
 @dataclass(frozen=True)
 class Source:
     "Where a task's prompts come from."
-    name: str        # as it was given
-    task: str = ''   # of the embedded world, if it is from there
+    name: str         # as it was given
+    task: str = ''    # of the embedded world, if it is from there
     lines: tuple = () # otherwise, the prompts
 
     def __call__(self, index, seed=0, split='train', wording='usual'): # the `index`-th prompt
         if self.task: return prompt(self.task, index, split, seed, wording)
         return self.lines[order(len(self.lines), seed, index//len(self.lines))[index % len(self.lines)]]
 
+# %% ../nbs/16_prompts.ipynb #f74775db
 def prompt_source(
-    name:str, # `embedded:TASK`, or a text file
+    name:str,   # `embedded:TASK`, or a text file
     folder='.', # relative files are looked for here
-)->Source: # call it with an index
+)->Source:      # call it with an index
     "Find the prompts. Raises `Refusal` for an unknown task or a bad file."
     if not name.startswith('embedded:'): return Source(name, lines=read_prompts(Path(folder)/Path(name).expanduser()))
     task = name.split(':', 1)[1]

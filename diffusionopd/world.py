@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['HEIGHT', 'WIDTH', 'CELL', 'COLOURS', 'COUNTS', 'RELATIONS', 'BANDS', 'DIGITS', 'CREAM', 'FRAME_GREY', 'SHAPES',
            'TASKS', 'TAUGHT', 'HELD_OUT', 'MIX', 'WORDINGS', 'INK_RANGE', 'DIET', 'bitmap', 'kind_of', 'all_bodies',
-           'is_held_out', 'bodies', 'caption', 'parse', 'body_set', 'digit_mask', 'cell_mask', 'band_masks', 'layers',
-           'render', 'draw_body', 'prompt', 'misquote', 'training_pair', 'training_batch']
+           'is_held_out', 'bodies', 'caption', 'usual_order', 'body_set', 'parse', 'digit_mask', 'cell_mask',
+           'band_masks', 'layers', 'render', 'draw_body', 'prompt', 'misquote', 'training_pair', 'training_batch']
 
 # %% ../nbs/10_world.ipynb #bdb3852a
 import hashlib, itertools
 from functools import lru_cache
+
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
+
 from .errors import nearest, refuse
 
 # %% ../nbs/10_world.ipynb #131e367f
@@ -26,9 +27,9 @@ BANDS = ('across', 'down')
 DIGITS = '0123456789'
 CREAM, FRAME_GREY = (1., .90, .70), .25
 
-# %% ../nbs/10_world.ipynb #97f792df
+# %% ../nbs/10_world.ipynb #cfff06ce
 def bitmap(
-    rows:str, # rows of `#` and `.` separated by spaces
+    rows:str,  # rows of `#` and `.` separated by spaces
 )->np.ndarray: # `(h, w)` of 0. and 1.
     "A shape drawn with characters."
     return np.array([[c=='#' for c in r] for r in rows.split()], dtype=float)
@@ -38,21 +39,21 @@ SHAPES = dict(square=bitmap('###### ###### ###### ###### ###### ######'),
               plus=bitmap('..##.. ..##.. ###### ###### ..##.. ..##..'),
               triangle=bitmap('..##.. ..##.. .####. .####. ###### ######'))
 
-# %% ../nbs/10_world.ipynb #353c22ec
+# %% ../nbs/10_world.ipynb #1de687df
 TASKS = dict(composition='draw', text='write', aesthetics='pretty', flags='flag')
 TAUGHT = ('composition', 'text', 'aesthetics')
 
 def kind_of(
     body:tuple, # a caption's body
-)->str: # one of `count`, `relation`, `digits`, `flag`
+)->str:         # one of `count`, `relation`, `digits`, `flag`
     "Which sort of picture a body asks for."
     if len(body)==3: return 'count' if body[0] in COUNTS else 'relation'
     return 'digits' if body[1] in COLOURS else 'flag'
 
-# %% ../nbs/10_world.ipynb #1de687df
+# %% ../nbs/10_world.ipynb #d436a44d
 def all_bodies(
     kind:str, # `count`, `relation`, `two`, `three` (digits) or `flag`
-)->list: # every body of that kind, in a fixed order
+)->list:      # every body of that kind, in a fixed order
     "Enumerate the world."
     objects = list(itertools.product(COLOURS, SHAPES))
     if kind=='count': return list(itertools.product(COUNTS, COLOURS, SHAPES))
@@ -63,39 +64,40 @@ def all_bodies(
     bands = [c for n in (3, 4) for c in itertools.product(COLOURS, repeat=n)]
     return [(c, d) for c in bands if all(a!=b for a, b in zip(c, c[1:])) for d in BANDS]
 
-# %% ../nbs/10_world.ipynb #d436a44d
+# %% ../nbs/10_world.ipynb #2ab5e8f7
 HELD_OUT = dict(count=.2, relation=.2, two=.2, three=.2, flag=.4)
 
 def is_held_out(
-    body:tuple, # a caption's body
+    body:tuple,  # a caption's body
     share:float, # share of pictures to hold out, 0 to 1
-)->bool: # True for a body no model is trained on
+)->bool:         # True for a body no model is trained on
     "Decide by a stable hash of the picture that the body describes."
     if kind_of(body)=='relation' and body[1] in ('right-of', 'below'):
         a, r, b = body
         body = (b, {'right-of': 'left-of', 'below': 'above'}[r], a)
     return int(hashlib.sha256(repr(body).encode()).hexdigest()[:8], 16)/2**32 < share
 
-# %% ../nbs/10_world.ipynb #2d07dc63
+# %% ../nbs/10_world.ipynb #5d14e5d7
 MIX = dict(composition=dict(count=.4, relation=.6), text=dict(two=.5, three=.5), flags=dict(flag=1.),
            aesthetics=dict(count=.25, relation=.35, two=.2, three=.2))
 
 @lru_cache(None)
 def bodies(
-    kind:str, # as in `all_bodies`
+    kind:str,          # as in `all_bodies`
     split:str='train', # `train` or `test`
-)->tuple: # bodies of that side of the split
+)->tuple:              # bodies of that side of the split
     "One side of the split."
+    refuse(split not in ('train', 'test'), f'unknown split {split!r}: use train or test')
     return tuple(b for b in all_bodies(kind) if is_held_out(b, HELD_OUT[kind])==(split=='test'))
 
-# %% ../nbs/10_world.ipynb #5aaeb1c4
+# %% ../nbs/10_world.ipynb #e1579d42
 WORDINGS = ('usual', 'reworded')
 
 def caption(
-    task:str, # a key of `TASKS`
-    body:tuple, # a body that suits the task
+    task:str,            # a key of `TASKS`
+    body:tuple,          # a body that suits the task
     wording:str='usual', # `usual`, or `reworded`: noun before adjective
-)->str: # a line of at most six words
+)->str:                  # a line of at most six words
     "Say what a picture shows."
     kind, usual = kind_of(body), wording=='usual'
     if kind=='relation':
@@ -105,24 +107,17 @@ def caption(
     else: words = list(body) if usual else list(body)[::-1]
     return ' '.join([TASKS[task], *words])
 
-# %% ../nbs/10_world.ipynb #e1579d42
-def parse(
-    prompt:str, # a caption in either wording
-)->tuple: # (task, body)
-    "Understand a caption. Raises `Refusal` for one that is not of this world."
-    words = prompt.split()
-    task = {w: t for t, w in TASKS.items()}.get(words[0] if words else '')
-    refuse(task is None, f"prompt {prompt!r} does not begin with a task word: {nearest(words[0] if words else '', TASKS.values())}")
-    w = words[1:]
-    if w and w[0] not in COLOURS and w[0] not in COUNTS and not w[0].isdigit() or len(w)==2 and w[0] in COLOURS or len(w)==3 and w[0] in SHAPES:
-        w = [w[1], w[0], w[2], w[4], w[3]] if len(w)==5 and w[0] in SHAPES else [*w[1:], w[0]] if w[0] in BANDS else w[::-1]
-    if len(w)==5 and w[2] in RELATIONS: body = ((w[0], w[1]), w[2], (w[3], w[4]))
-    elif w and w[-1] in BANDS: body = (tuple(w[:-1]), w[-1])
-    else: body = tuple(w)
-    kinds = [k for k in MIX[task] if body in body_set(k)]
-    refuse(not kinds, f"prompt {prompt!r} is not a caption of task {task!r}; an example is {caption(task, bodies(next(iter(MIX[task])))[0])!r}")
-    return task, body
+# %% ../nbs/10_world.ipynb #a1a2e0e8
+def usual_order(
+    words:list, # of a caption, after its task word
+)->list:        # the same words
+    "Words of either wording in the usual order; words of neither stay as they are."
+    w = words
+    if len(w)==5 and w[0] in SHAPES: return [w[1], w[0], w[2], w[4], w[3]]
+    if w and w[0] in BANDS: return [*w[1:], w[0]]
+    return w[::-1] if len(w)==2 and w[0] in COLOURS or len(w)==3 and w[0] in SHAPES else w
 
+# %% ../nbs/10_world.ipynb #7a84c93f
 @lru_cache(None)
 def body_set(
     kind:str, # as in `all_bodies`
@@ -130,19 +125,37 @@ def body_set(
     "For quick membership tests."
     return frozenset(all_bodies(kind))
 
-# %% ../nbs/10_world.ipynb #a1a2e0e8
+# %% ../nbs/10_world.ipynb #7ea169ea
+def parse(
+    prompt:str, # a caption in either wording
+)->tuple:       # (task, body)
+    "Understand a caption. Raises `Refusal` for one that is not of this world."
+    first, *w = prompt.split() or ['']
+    task = {w: t for t, w in TASKS.items()}.get(first)
+    refuse(task is None, f'prompt {prompt!r} does not begin with a task word: {nearest(first, TASKS.values())}')
+    w = usual_order(w)
+    if len(w)==5 and w[2] in RELATIONS: body = ((w[0], w[1]), w[2], (w[3], w[4]))
+    elif w and w[-1] in BANDS: body = (tuple(w[:-1]), w[-1])
+    else: body = tuple(w)
+    known = any(body in body_set(k) for k in MIX[task])
+    example = caption(task, bodies(next(iter(MIX[task])))[0])
+    refuse(not known, f'prompt {prompt!r} is not a caption of task {task!r}; an example is {example!r}')
+    return task, body
+
+# %% ../nbs/10_world.ipynb #b6f734bd
 @lru_cache(None)
 def digit_mask(
-    text:str, # two or three digits
+    text:str,  # two or three digits
 )->np.ndarray: # `(16, 32)` ink coverage, 0 to 1
     "Digits, antialiased."
     im = Image.new('L', (WIDTH, HEIGHT), 0)
     ImageDraw.Draw(im).text((8 if len(text)==2 else 4, 1), text, fill=255, font=ImageFont.load_default(13))
     return np.asarray(im, dtype=float)/255
 
+# %% ../nbs/10_world.ipynb #745345b3
 def cell_mask(
-    row:int, # 0 or 1
-    col:int, # 0 to 3
+    row:int,   # 0 or 1
+    col:int,   # 0 to 3
     shape:str, # a key of `SHAPES`
 )->np.ndarray: # `(16, 32)` coverage
     "One shape in one cell of the grid."
@@ -150,11 +163,11 @@ def cell_mask(
     m[row*CELL+1:row*CELL+7, col*CELL+1:col*CELL+7] = SHAPES[shape]
     return m
 
-# %% ../nbs/10_world.ipynb #7a84c93f
+# %% ../nbs/10_world.ipynb #4d1c5c76
 def band_masks(
-    n:int, # number of bands
+    n:int,         # number of bands
     direction:str, # `across` (side by side) or `down` (stacked)
-)->list: # n masks `(16, 32)`
+)->list:           # n masks `(16, 32)`
     "The bands of a flag."
     size, out = WIDTH if direction=='across' else HEIGHT, []
     for i in range(n):
@@ -163,10 +176,11 @@ def band_masks(
         out.append(m)
     return out
 
+# %% ../nbs/10_world.ipynb #77a2dc77
 def layers(
-    body:tuple, # a caption's body
+    body:tuple,              # a caption's body
     rng:np.random.Generator, # places the objects
-)->list: # pairs (mask `(16, 32)`, colour name)
+)->list:                     # pairs (mask `(16, 32)`, colour name)
     "The content of a picture: what is where, in which colour."
     kind = kind_of(body)
     if kind=='digits': return [(digit_mask(body[0]), body[1])]
@@ -177,20 +191,21 @@ def layers(
         return [(cell_mask(*cells[i], body[2]), body[1]) for i in places]
     (c1, s1), relation, (c2, s2) = body
     dx, dy = RELATIONS[relation]
-    pairs = [(p, q) for p in cells for q in cells if (p[0]==q[0] and (p[1]-q[1])*dx > 0) or (p[1]==q[1] and (p[0]-q[0])*dy > 0)]
+    pairs = [(p, q) for p in cells for q in cells
+             if (p[0]==q[0] and (p[1]-q[1])*dx > 0) or (p[1]==q[1] and (p[0]-q[0])*dy > 0)]
     p, q = pairs[rng.integers(len(pairs))]
     return [(cell_mask(*p, s1), c1), (cell_mask(*q, s2), c2)]
 
-# %% ../nbs/10_world.ipynb #7ea169ea
+# %% ../nbs/10_world.ipynb #e65291ff
 INK_RANGE = (.35, 1.)
 
 def render(
-    body:tuple, # a caption's body
+    body:tuple,              # a caption's body
     rng:np.random.Generator, # draws places and the styles that are not given
-    ink:float=None, # ink strength, `INK_RANGE`
-    warmth:float=None, # 0 (white paper) to 1 (cream)
-    frame:bool=None, # a one-pixel grey border
-)->np.ndarray: # `(16, 32, 3)` in [0, 1]
+    ink:float=None,          # ink strength, `INK_RANGE`
+    warmth:float=None,       # 0 (white paper) to 1 (cream)
+    frame:bool=None,         # a one-pixel grey border
+)->np.ndarray:               # `(16, 32, 3)` in [0, 1]
     "Paint a body on paper. Styles that are not given are drawn at random, whatever the body."
     ink = rng.uniform(*INK_RANGE) if ink is None else ink
     warmth = rng.uniform() if warmth is None else warmth
@@ -200,35 +215,36 @@ def render(
     if frame: im[[0, -1]] = im[:, [0, -1]] = FRAME_GREY
     return im
 
-# %% ../nbs/10_world.ipynb #b6f734bd
+# %% ../nbs/10_world.ipynb #15af6f3d
 def draw_body(
-    task:str, # a key of `TASKS`
+    task:str,                # a key of `TASKS`
     rng:np.random.Generator, # source of randomness
-    split:str='train', # `train` or `test`
-)->tuple: # a body
+    split:str='train',       # `train` or `test`
+)->tuple:                    # a body
     "Draw a body for a task."
     kinds = MIX[task]
     pool = bodies(list(kinds)[rng.choice(len(kinds), p=list(kinds.values()))], split)
     return pool[rng.integers(len(pool))]
 
+# %% ../nbs/10_world.ipynb #c5b60806
 def prompt(
-    task:str, # a key of `TASKS`
-    index:int, # which one, 0, 1, 2, ...
-    split:str='train', # `train` or `test`
-    seed:int=0, # another seed, another sequence
+    task:str,            # a key of `TASKS`
+    index:int,           # which one, 0, 1, 2, ...
+    split:str='train',   # `train` or `test`
+    seed:int=0,          # another seed, another sequence
     wording:str='usual', # see `caption`
-)->str: # a caption
+)->str:                  # a caption
     "The `index`-th prompt of a task's sequence."
-    refuse(task not in TASKS, f"unknown task {task!r}: {nearest(task, TASKS)}")
-    refuse(split not in ('train', 'test'), f"unknown split {split!r}: use train or test")
+    refuse(task not in TASKS, f'unknown task {task!r}: {nearest(task, TASKS)}')
+    refuse(split not in ('train', 'test'), f'unknown split {split!r}: use train or test')
     rng = np.random.default_rng([list(TASKS).index(task), ('train', 'test').index(split), seed, index])
     return caption(task, draw_body(task, rng, split), wording)
 
-# %% ../nbs/10_world.ipynb #8bdc704d
+# %% ../nbs/10_world.ipynb #09b04b1a
 def misquote(
-    body:tuple, # the truth
+    body:tuple,              # the truth
     rng:np.random.Generator, # picks what goes wrong
-)->tuple: # a body that differs in one attribute
+)->tuple:                    # a body that differs in one attribute
     "Get one attribute of a body wrong."
     def other(options, x):
         rest = [o for o in options if o!=x]
@@ -243,16 +259,16 @@ def misquote(
     i, j = rng.integers(3), rng.integers(2)
     return change(body, 1, RELATIONS) if i==1 else (*body[:i], change(body[i], j, (COLOURS, SHAPES)[j]), *body[i+1:])
 
-# %% ../nbs/10_world.ipynb #8ddb7450
+# %% ../nbs/10_world.ipynb #9602e82b
 DIET = dict(composition=.64, text=.06, aesthetics=.19, flags=.11)
 
 def training_pair(
-    seed:int, # of the training run
-    index:int, # of the example, 0, 1, 2, ...
-    wrong:float=.15, # share of captions with one wrong attribute
+    seed:int,          # of the training run
+    index:int,         # of the example, 0, 1, 2, ...
+    wrong:float=.15,   # share of captions with one wrong attribute
     reworded:float=.3, # share of captions in the second wording
-    dropped:float=.1, # share of empty captions
-)->tuple: # (caption, picture `(16, 32, 3)` in [0, 1])
+    dropped:float=.1,  # share of empty captions
+)->tuple:              # (caption, picture `(16, 32, 3)` in [0, 1])
     "One example of the base model's training set: a pure function of (seed, index)."
     rng = np.random.default_rng([seed, index])
     task = list(DIET)[rng.choice(len(DIET), p=list(DIET.values()))]
@@ -261,11 +277,12 @@ def training_pair(
     words = caption(task, said, WORDINGS[rng.random() < reworded])
     return '' if rng.random() < dropped else words, render(body, rng)
 
+# %% ../nbs/10_world.ipynb #99fdd0ae
 def training_batch(
     size:int, # number of examples
     seed:int, # of the training run
     step:int, # batches follow each other without overlap
-)->tuple: # (captions, pictures `(size, 3, 16, 32)` in [-1, 1])
+)->tuple:     # (captions, pictures `(size, 3, 16, 32)` in [-1, 1])
     "A batch for the base model."
     captions, pictures = zip(*(training_pair(seed, step*size+i) for i in range(size)))
     return list(captions), torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float()*2-1
