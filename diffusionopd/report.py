@@ -33,8 +33,10 @@ def append(
     path,        # a .jsonl file, made if it is not there
     record:dict, # plain values
 ):
-    "Write one record."
-    with open(path, 'a', encoding='utf-8') as f: f.write(json.dumps(jsonable(record), allow_nan=False)+'\n')
+    "Write one record. Raises `Refusal` where that is impossible."
+    try:
+        with open(path, 'a', encoding='utf-8') as f: f.write(json.dumps(jsonable(record), allow_nan=False)+'\n')
+    except OSError as e: refuse(True, f'cannot write {path}: {e.strerror or e}')
 
 # %% ../nbs/22_report.ipynb #bbe84c12
 def read_log(
