@@ -150,9 +150,8 @@ def plot_pictures(
 )->tuple:               # (figure, axes)
     "The same prompts and noise through several models."
     titles, prompts, seeds = zip(*questions)
-    titles = [fill(t, 14) for t in titles]
     rows = [paint(bb, f, list(prompts), list(seeds), steps, w) for f, w in models.values()]
-    return show_images([im for row in rows for im in row], titles, list(models), size=size)
+    return show_images([im for row in rows for im in row], [fill(t, 14) for t in titles], list(models), size=size)
 
 # %% ../nbs/22_report.ipynb #9b74c223
 def plot_matrix(
