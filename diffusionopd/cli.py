@@ -301,8 +301,8 @@ def evaluate_command(
     for t in names: prompt_source(f'embedded:{t}')
     bb = load_backbone(model)
     scores = score_all(bb, named_models(bb, adapter), names, n, seed, wording, steps, guidance, quiet)
-    typer.echo(f'{table(scores, wording)}\n\n{n} pictures a task, {scores[0].sampler}')
     if out: write_json(Path(out), [asdict(s) for s in scores])
+    typer.echo(f'{table(scores, wording)}\n\n{n} pictures a task, {scores[0].sampler}')
 
 # %% ../nbs/25_cli.ipynb #8ffe5164
 def write_json(
