@@ -6,9 +6,10 @@
 __all__ = ['app', 'console', 'Version', 'RecipeFile', 'BaseFile', 'Prompts', 'Kind', 'NewFile', 'Out', 'DemoOut', 'Png', 'Json',
            'Long', 'Resume', 'Quiet', 'Threads', 'Updates', 'NewSeed', 'NewModel', 'Seed', 'Each', 'Final', 'Pictures',
            'Steps', 'Guidance', 'Model', 'Adapters', 'TaskNames', 'Wording', 'top', 'said', 'threads', 'room_for',
-           'Bars', 'bars', 'short', 'show_score', 'reading', 'follow', 'watch', 'option', 'tell', 'demo_command',
-           'distill_command', 'teach_command', 'pretrain_command', 'named_models', 'check_words', 'save_grid',
-           'sample_command', 'score_all', 'write_json', 'evaluate_command', 'init_command', 'quieten', 'main']
+           'Bars', 'bars', 'short', 'show_score', 'reading', 'scores_in', 'follow', 'watch', 'option', 'tell',
+           'demo_command', 'distill_command', 'teach_command', 'pretrain_command', 'named_models', 'check_words',
+           'save_grid', 'sample_command', 'score_all', 'write_json', 'evaluate_command', 'init_command', 'quieten',
+           'main']
 
 # %% ../nbs/25_cli.ipynb #dcb633d0
 import json, os, shlex, sys
@@ -56,8 +57,9 @@ def room_for(
     "Refuse a file that could not be written."
     path = Path(path).expanduser()
     there = next(p for p in path.absolute().parents if p.exists())
-    blocked = path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK)
-    refuse(blocked, f'cannot write {path}: {path if path.is_dir() else there} is {"a" if path.is_dir() else "not a"} folder{" open to you" if not path.is_dir() and there.is_dir() else ""}')
+    refuse(path.is_dir(), f'cannot write {path}: it is a folder')
+    refuse(not there.is_dir(), f'cannot write {path}: {there} is not a folder')
+    refuse(not os.access(there, os.W_OK), f'cannot write {path}: {there} is not open to you')
     return path
 
 # %% ../nbs/25_cli.ipynb #d07ab380
@@ -101,25 +103,32 @@ def reading(
     return None, ''
 
 # %% ../nbs/25_cli.ipynb #5a8e7f14
+def scores_in(
+    event, # of a generator
+)->list:   # of `Score`, to be printed above the bars
+    "The scores that an event brings: an evaluation's, or those of a round of teaching."
+    if isinstance(event, list): return event
+    return [event.score] if type(event).__name__ == 'Taught' and event.score else []
+
 def follow(
     progress:Progress, # its last task is the stage that goes on
     event,             # of a generator
 ):
     "Show one event."
-    job = progress.tasks[-1]
+    job, print_line = progress.tasks[-1], lambda text: progress.console.print(text, highlight=False)
     if type(event).__name__ == 'Stage':
         progress.update(job.id, total=job.completed or 1, completed=job.completed or 1, note='')
         progress.add_task(event.text, total=event.total or None, note='')
         return
-    scores = event if isinstance(event, list) else [s] if (s := getattr(event, 'score', None)) and hasattr(s, 'score') else []
-    for s in scores: progress.console.print(show_score(s), highlight=False)
+    for s in scores_in(event): print_line(show_score(s))
     done, note = reading(event)
     if not note: return
     before, done = job.completed, job.completed+1 if done is None else done
     progress.update(job.id, completed=done, note=note)
     tenth = not job.total or done*10//job.total > before*10//job.total
-    if tenth and not progress.disable and not progress.console.is_terminal: progress.console.print(f'{job.description} {done}/{job.total}  {note}', highlight=False)
+    if tenth and not progress.disable and not progress.console.is_terminal: print_line(f'{job.description} {done}/{job.total}  {note}')
 
+# %% ../nbs/25_cli.ipynb #3c572941
 def watch(
     events,           # from a generator
     what:str,         # is going on
@@ -342,7 +351,8 @@ def score_all(
     from diffusionopd.evaluate import get_reward, judge
     from diffusionopd.prompts import prompt_source
     for m, (f, w) in models.items():
-        for t in tasks: yield judge(bb, m, f, t, prompt_source(f'embedded:{t}'), get_reward('embedded'), n, guidance=w if guidance is None else guidance, **exam)
+        scale = w if guidance is None else guidance
+        for t in tasks: yield judge(bb, m, f, t, prompt_source(f'embedded:{t}'), get_reward('embedded'), n, guidance=scale, **exam)
 
 # %% ../nbs/25_cli.ipynb #8ffe5164
 def write_json(
@@ -399,7 +409,8 @@ def init_command(kind:Kind='distill', path:NewFile='recipe.yaml'):
     refuse(kind not in KINDS, f'there is no recipe of kind {kind!r}: {nearest(kind, KINDS)}')
     file, command = Path(path).expanduser(), shlex.join(['diffusionopd', 'pretrain' if kind == 'base' else kind, path])
     refuse(file.exists(), f'{path} is there already: name another file, or remove it')
-    fresh = dict(distill=lambda: demo_recipe(out='runs/distill', evaluation={}), teach=lambda: TeachRecipe(task='text', prompts='embedded:text'), base=BaseRecipe)
+    fresh = dict(distill=lambda: demo_recipe(out='runs/distill', evaluation={}), base=BaseRecipe,
+                 teach=lambda: TeachRecipe(task='text', prompts='embedded:text'))
     write_whole(file, f'# A recipe for: {command}\n# Every field is shown with its value; leave out what you do not change.\n{commented(fresh[kind]())}\n')
     typer.echo(f'{path}: edit it, then run: {command}')
 
