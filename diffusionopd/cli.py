@@ -180,7 +180,7 @@ Guidance = Annotated[Optional[float], typer.Option(help='Guidance scale.', show_
 
 # %% ../nbs/25_cli.ipynb #da8c6735
 Model = Annotated[str, typer.Option(help='`embedded`, a folder written by save_pretrained, or a hub name.')]
-Adapters = Annotated[Optional[list[str]], option('--adapter', '-a', help='Adapter folder, or embedded:TASK; may be repeated.')]
+Adapters = Annotated[Optional[list[str]], option('--adapter', '-a', help='Adapter folder, embedded:TASK or embedded:student; may be repeated.')]
 TaskNames = Annotated[Optional[list[str]], typer.Option('--task', '-t', help='embedded:TASK; may be repeated.', show_default='all of the embedded world')]
 Wording = Annotated[str, typer.Option(help='usual, or reworded: a wording no teacher ever saw.')]
 
@@ -216,7 +216,8 @@ def demo_command(out:DemoOut='runs/demo', long:Long=False, seed:Seed=0, n:Final=
 
 # %% ../nbs/25_cli.ipynb #8264fd12
 @app.command('distill')
-def distill_command(recipe:RecipeFile, out:Out=None, seed:NewSeed=None, updates:Updates=None, resume:Resume=False, cpu_threads:Threads=None, quiet:Quiet=False):
+def distill_command(recipe:RecipeFile, out:Out=None, seed:NewSeed=None, updates:Updates=None, resume:Resume=False, cpu_threads:Threads=None,
+                    quiet:Quiet=False):
     """Distil the teachers of a recipe into one student.
 
     Examples:
@@ -367,8 +368,8 @@ def write_json(
 
 # %% ../nbs/25_cli.ipynb #f9dbc00b
 @app.command('evaluate')
-def evaluate_command(adapter:Adapters=None, model:Model='embedded', task:TaskNames=None, n:Pictures=200, seed:Seed=0, steps:Steps=10, guidance:Guidance=None,
-                     wording:Wording='usual', out:Json=None, cpu_threads:Threads=None, quiet:Quiet=False):
+def evaluate_command(adapter:Adapters=None, model:Model='embedded', task:TaskNames=None, n:Pictures=200, seed:Seed=0, steps:Steps=10,
+                     guidance:Guidance=None, wording:Wording='usual', out:Json=None, cpu_threads:Threads=None, quiet:Quiet=False):
     """Score models on held-out prompts, all on the same prompts and noise.
 
     Examples:

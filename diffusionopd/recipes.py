@@ -194,8 +194,8 @@ def hint(
     path:tuple, # keys from the top of the file, to a name that does not belong there
 )->str:         # the end of a sentence
     "What could have been meant by an unknown name."
-    name, groups = path[-1], {k: i.annotation for k, i in model.model_fields.items() if isinstance(i.annotation, type) and issubclass(i.annotation, BaseModel)}
-    homes = [f'{k}.{name}' for k, g in groups.items() if name in g.model_fields]
+    name, group = path[-1], lambda kind: isinstance(kind, type) and issubclass(kind, BaseModel)
+    homes = [f'{k}.{name}' for k, i in model.model_fields.items() if group(i.annotation) and name in i.annotation.model_fields]
     return f'did you mean {homes[0]!r}?' if homes and name not in fields_at(model, path) else nearest(name, fields_at(model, path))
 
 # %% ../nbs/18_recipes.ipynb #c9d445a9

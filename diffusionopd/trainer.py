@@ -39,14 +39,13 @@ from .rollout import prior, seed_of, seeded
 
 # %% ../nbs/21_trainer.ipynb #3f4324dc
 def teacher_folder(
-    name:str, # `embedded:TASK` or a folder
+    name:str, # `embedded:TASK`, `embedded:student`, or a folder
 )->Path:      # where the adapter lies
-    "Find a teacher. Raises `Refusal` for one that the package does not have."
+    "Find a teacher, or another adapter. Raises `Refusal` for one that the package does not have."
     if not name.startswith('embedded:'): return Path(name).expanduser()
-    task, home = name.split(':', 1)[1], asset('teachers')
-    there = sorted(p.name for p in home.iterdir() if p.is_dir()) if home.is_dir() else []
+    task, there = name.split(':', 1)[1], {p.name: p for p in (asset('student'), *asset('teachers').glob('*')) if (p/PEFT_FILE).is_file()}
     refuse(task not in there, f'the package has no teacher {task!r}: {nearest(task, there)}')
-    return home/task
+    return there[task]
 
 # %% ../nbs/21_trainer.ipynb #14ad69d5
 def weights_hash(
@@ -386,8 +385,9 @@ def save_checkpoint(
     scaler = run.accelerator.scaler
     with whole_folder(Path(folder)/f'checkpoint-{run.update:06d}') as aside:
         save_file(checkpoint_state(run), aside/'state.safetensors')
-        note = dict(update=run.update, forwards=run.forwards, ema=run.ema.optimization_step if run.ema else 0, scaler=scaler.state_dict() if scaler else {},
-                    recipe=recipe_core(run.recipe), **origins(run), sha256=file_hash(aside/'state.safetensors'))
+        note = dict(update=run.update, forwards=run.forwards, ema=run.ema.optimization_step if run.ema else 0,
+                    scaler=scaler.state_dict() if scaler else {}, sha256=file_hash(aside/'state.safetensors'),
+                    recipe=recipe_core(run.recipe), **origins(run))
         (aside/'state.json').write_text(json.dumps(note, indent=1))
     for old in checkpoints(folder)[:-keep]: shutil.rmtree(old)
     return Path(folder)/f'checkpoint-{run.update:06d}'
@@ -429,7 +429,8 @@ def restore(
     with torch.no_grad():
         for k, p in run.params.items():
             p.copy_(state[f'weight/{k}'])
-            if f'step/{k}' in state: run.opt.state[p] = {s: state[f'{s}/{k}'].to('cpu' if s == 'step' else p.device) for s in ('step', 'exp_avg', 'exp_avg_sq')}
+            if f'step/{k}' not in state: continue
+            run.opt.state[p] = {s: state[f'{s}/{k}'].to('cpu' if s == 'step' else p.device) for s in ('step', 'exp_avg', 'exp_avg_sq')}
     if run.ema:
         run.ema.shadow_params = [state[f'ema/{k}'].to(run.bb.device) for k in run.params]
         run.ema.optimization_step = note['ema']
