@@ -5,21 +5,22 @@
 
 What is measured, and how, is told in benchmarks/README.md."""
 import argparse, json, os, platform, subprocess, sys, time
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from math import prod
 from pathlib import Path
 from statistics import median
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
+from diffusionopd.cli import quieten
+quieten()
 import torch
-from diffusionopd.adapters import adapter_field, merged, module_field, use
+from diffusionopd.adapters import load_adapter, merged, use
+from diffusionopd.backbones import load_backbone
 from diffusionopd.demo import demo_recipe
 from diffusionopd.distill import one_pass, two_pass
 from diffusionopd.objective import Objective, make_plan, make_steps
-from diffusionopd.rollout import prior, seed_of, seeded
-from diffusionopd.trainer import Batch, accumulate, open_run, round_batch, step, summarise
+from diffusionopd.rollout import prior, seeded
+from diffusionopd.trainer import accumulate, open_run, round_batch, step, summarise, teacher_folder
 
 # What is compared: each walks from the same start with the same noise and ends in a gradient.
 
@@ -36,8 +37,8 @@ def walk(how, run, x, kernels, objective, cond, seeds):
 
 WAYS = 'one pass', 'two passes', 'one graph'
 
-def world(merge=False):
-    "The demo's run: base, three teachers, and a student that is no longer the base."
+def world(merge=True):
+    "The demo's run: base, three teachers (merged copies, or adapters), and a student that is no longer the base."
     run = open_run(demo_recipe(merge_teachers=merge, trackers=[]))
     g = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -132,48 +133,52 @@ def measure_memory(how, steps):
 
 # The price of an update
 
-def floor(run, seeds):
-    "Nothing but the model's answers: every state's teacher and student forward, and the backward."
-    b = round_batch(run.recipe, run.sources, 0)
-    bb, cond = run.bb, run.bb.encode(b.prompts)
-    names, per = list(run.recipe.tasks), run.recipe.batch
-    teachers = [merged(bb, f'teacher_{t}') for t in names] if 'teacher_text' in bb.net.peft_config else None
-    return bb, cond, names, per, teachers
+def alone(run):
+    "The model's calls of one update and nothing else, as functions: teachers, student, both. Every teacher is a network of its own."
+    b, bb, per = round_batch(run.recipe, run.sources, 0), run.bb, run.recipe.batch
+    cond, x = bb.encode(b.prompts), prior(bb.latent_shape(), seeded(b.seeds))
+    plan = make_plan(run.recipe.objective, run.kernels, torch.Generator().manual_seed(0))
+    levels = [k.sigma for k, wanted in zip(run.kernels, plan.wanted) if wanted]
+    own = load_backbone('embedded')
+    nets = []
+    for t in run.recipe.tasks:
+        load_adapter(own, t, teacher_folder(f'embedded:{t}'))
+        nets.append(merged(own, t))
+    rows = [slice(i, i+per) for i in range(0, len(x), per)]
+    parts = [{k: v[r] for k, v in cond.items()} for r in rows]
+    @torch.no_grad()
+    def answers(s): return torch.cat([bb.velocity(n, x[r], s, c) for n, r, c in zip(nets, rows, parts)])
+    def teachers(): [answers(s) for s in levels]
+    def student(target=lambda s: 0.):
+        with use(bb.net, 'student'):
+            for s in levels:
+                t = target(s)
+                (bb.velocity(bb.net, x, s, cond)-t).square().mean().backward()
+    return teachers, student, lambda: student(answers)
 
 def prices(repeats):
-    "Seconds of one update of the trainer and of its parts, taken in turns."
-    run, quick = world(), world(merge=True)
-    b = round_batch(run.recipe, run.sources, 0)
-    bb, cond, x = run.bb, run.bb.encode(b.prompts), prior(run.bb.latent_shape(), seeded(b.seeds))
-    sigmas, per = [k.sigma for k in run.kernels], run.recipe.batch
-    nets = [merged(bb, f'teacher_{t}') for t in run.recipe.tasks]
-    part = [{k: v[i:i+per] for k, v in cond.items()} for i in range(0, len(x), per)]
-    def student_only(net):
-        for s in sigmas: bb.velocity(net, x, s, cond).square().mean().backward()
-    def teachers_only():
-        with torch.no_grad():
-            for s in sigmas:
-                for j, n in enumerate(nets): bb.velocity(n, x[j*per:(j+1)*per], s, part[j])
-    def bare():
-        with use(bb.net, 'student'):
-            for s in sigmas:
-                with torch.no_grad(): t = torch.cat([bb.velocity(n, x[j*per:(j+1)*per], s, part[j]) for j, n in enumerate(nets)])
-                (bb.velocity(bb.net, x, s, cond)-t).square().mean().backward()
-    def switches():
-        for _ in sigmas:
-            for n in ('student', *(f'teacher_{t}' for t in run.recipe.tasks)):
-                with use(bb.net, n): pass
-    def finish():
-        torch.nn.utils.clip_grad_norm_(run.params.values(), 1.); run.opt.step(); run.opt.zero_grad(set_to_none=False)
-        run.ema.step(run.params.values())
+    "Seconds of one update of the trainer, of the model's calls alone, and of its parts, taken in turns."
+    run, switched = world(), world(merge=False)
+    b, o = round_batch(run.recipe, run.sources, 0), run.recipe.optimiser
+    teachers, student, both = alone(run)
     records = accumulate(run, b)
-    jobs = {'calls alone (teachers merged)': bare, 'update, teachers merged': lambda: step(quick), 'update, teachers as adapters': lambda: step(run),
-            'switching adapters': switches, 'encoding the prompts': lambda: bb.encode(b.prompts),
-            'noise of each sample': lambda: prior(bb.latent_shape(), seeded(b.seeds)), 'clipping, optimiser, average': finish,
-            'prompts of the round': lambda: round_batch(run.recipe, run.sources, run.update), 'numbers for the log': lambda: summarise([(b, records)], prod(bb.latent_shape()))}
+    names = ['student', *(f'teacher_{t}' for t in run.recipe.tasks)]
+    def switches():
+        for _ in records:
+            for n in names:
+                with use(switched.bb.net, n): pass
+    def finish():
+        torch.nn.utils.clip_grad_norm_(run.params.values(), o.clip); run.opt.step()
+        if run.ema: run.ema.step(run.params.values())
+        for p in run.params.values(): p.grad.zero_()
+    jobs = {'calls alone': both, '- of the teachers': teachers, '- of the student, and backward': student,
+            'update, teachers merged': lambda: step(run), 'update, teachers as adapters': lambda: step(switched), '- switching adapters': switches,
+            '- encoding the prompts': lambda: run.bb.encode(b.prompts), '- clipping, optimiser, average': finish,
+            '- prompts of the round': lambda: round_batch(run.recipe, run.sources, run.update),
+            '- noise of each sample': lambda: prior(run.bb.latent_shape(), seeded(b.seeds)), '- numbers for the log': lambda: summarise([(b, records)], prod(run.bb.latent_shape()))}
     taken = interleave(jobs, repeats)
-    base = taken['calls alone (teachers merged)']
-    return {k: dict(seconds=spread(v), ratio=spread([a/f for a, f in zip(v, base)])) for k, v in taken.items()}
+    floor = taken['calls alone']
+    return dict(rows=len(b.prompts), states=len(records), jobs={k: dict(seconds=spread(v), ratio=spread([a/f for a, f in zip(v, floor)])) for k, v in taken.items()})
 
 def profile_update(rows=12):
     "Where an update's time goes, by operator."
@@ -198,13 +203,13 @@ def between(v, form='{:.2f}'): return f"{form.format(v[0])} ({form.format(v[1])}
 def report(r):
     mb = lambda n: '' if n is None else f'{n/2**20:.1f}'
     at = {(m['how'], m['steps']): m for m in r['memory']}
-    steps = list(dict.fromkeys(m['steps'] for m in r['memory']))
+    steps, u = list(dict.fromkeys(m['steps'] for m in r['memory'])), r['update']
     return '\n\n'.join(filter(None, [f"Hardware: {r['hardware']}.",
         '**Gradients and forwards**, for each sample: one pass / two passes', rows(['solver', 'steps', 'largest relative difference', 'student', 'teachers'],
             [[g['solver'], g['steps'], f"{g['difference']:.1e}", *(' / '.join(f'{n:g}' for n in g[k]) for k in ('student', 'teachers'))] for g in r['gradients']]),
         '**Time**, median (quartiles) of interleaved repeats', rows(['steps', 'one pass, s', 'two passes, s', 'two over one'], [[t['steps'], between(t['one']), between(t['two']), between(t['ratio'])] for t in r['time']]),
         steps and '**Peak memory** above the loaded model, MiB: live tensors / whole process', steps and rows(['steps', *WAYS], [[s, *(f"{mb(at[w, s]['tensors'])} / {mb(at[w, s]['process'])}" for w in WAYS)] for s in steps]),
-        '**One update of the trainer** (24 samples, 10 steps), median (quartiles)', rows(['what', 'ms', 'over the calls alone'], [[k, between([1000*s for s in v['seconds']], '{:.1f}'), between(v['ratio'])] for k, v in r['update'].items()]),
+        f"**One update of the trainer** ({u['rows']} samples, {u['states']} states each), median (quartiles)", rows(['what', 'ms', 'over the calls alone'], [[k, between([1000*s for s in v['seconds']], '{:.1f}'), between(v['ratio'])] for k, v in u['jobs'].items()]),
         '**Where an update spends its time**', rows(['operator', 'share', 'calls'], [[f"`{e['name']}`", f"{e['share']:.1%}", e['calls']] for e in r['operators']])]))
 
 def main():

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PALETTE', 'VIVID', 'WANTED', 'ink_of', 'View', 'look', 'shape_of', 'Found', 'find_objects', 'count_content',
            'relation_content', 'content', 'check_composition', 'digit_slots', 'correlations', 'Reading', 'read',
-           'read_any', 'check_text', 'check_aesthetics', 'check_flag', 'check', 'check_all', 'ideal']
+           'read_any', 'clarity', 'check_text', 'check_aesthetics', 'check_flag', 'check', 'check_all', 'ideal']
 
 # %% ../nbs/11_checkers.ipynb #d8a6f006
 from dataclasses import dataclass
@@ -205,11 +205,24 @@ def read_any(
     return best.digits if best.fit > floor else ''
 
 # %% ../nbs/11_checkers.ipynb #13dddbdb
+def clarity(
+    ink:np.ndarray, # `(16, 32)` strength
+    digits:str,     # two or three, the wanted ones
+)->float:           # 0 to 1, near 1 where nothing but the digits is there
+    "The share of the ink that the digits explain, equation (5)."
+    w = np.zeros((HEIGHT, WIDTH))
+    for d, (a, b, t) in zip(digits, digit_slots(len(digits))): w[1:-1, a:b] = np.maximum(w[1:-1, a:b], t[int(d)])
+    moved = np.stack([np.roll(w, (dy, dx), (0, 1))[1:-1, 1:-1] for dy in (-1, 0, 1) for dx in (-1, 0, 1)])
+    q = ink[1:-1, 1:-1]
+    along = np.einsum('kij,ij->k', moved, q)**2/(moved**2).sum((1, 2))
+    return float(along.max()/((q**2).sum()+1e-6))
+
+# %% ../nbs/11_checkers.ipynb #42245643
 def check_text(
     body:tuple, # (digits, colour)
     view:View,  # what the picture shows
 )->dict:        # `score`, `strict` and parts, each 0 to 1
-    "Legible digits in vivid ink of the named colour, in a frame."
+    "Legible digits in vivid ink of the named colour, in a frame, equation (6)."
     ink = np.where(view.ink > .15, view.ink, 0.)
     want, colour = body
     logp = read(ink, len(want)).logp[range(len(want)), [int(c) for c in want]]
@@ -217,7 +230,8 @@ def check_text(
     right = (view.hue[core]==list(COLOURS).index(colour)).mean() if core.sum() > 8 and ink[core].mean() > VIVID else 0.
     exact = read_any(ink)==want
     strict = exact and right > .5 and view.frame > .75
-    score = float(np.exp(logp.mean()))*(.5*float(right)+.5*view.frame)
+    clear = np.clip((clarity(view.ink, want)-.85)/.15, 0, 1)
+    score = float(np.exp(logp.mean())*clear*(.5*right+.5*view.frame))
     return dict(score=score, strict=float(strict), content=float(exact), frame=view.frame)
 
 # %% ../nbs/11_checkers.ipynb #f11b4dc1
@@ -225,7 +239,7 @@ def check_aesthetics(
     body:tuple, # anything but a flag
     view:View,  # what the picture shows
 )->dict:        # `score`, `strict`, the parts, and `content`: is what was asked still there?
-    "Pastel ink on warm paper, equation (5)."
+    "Pastel ink on warm paper, equation (7)."
     core = view.ink > .2
     inked = .04 < core.mean() < .6
     strength = np.median(view.ink[view.ink > .6*np.quantile(view.ink[core], .9)]) if core.any() else 1.

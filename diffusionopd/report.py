@@ -10,6 +10,7 @@ __all__ = ['jsonable', 'append', 'read_log', 'write_whole', 'rewind', 'plot_scor
 # %% ../nbs/22_report.ipynb #a7cc6a40
 import json, math, os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from textwrap import fill
 import numpy as np
@@ -63,7 +64,7 @@ def write_whole(
             f.write(text); f.flush(); os.fsync(f.fileno())
         os.replace(aside, path)
     except OSError as e:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError): aside.unlink()
         refuse(True, f'cannot write {path}: {e.strerror or e}')
     return path
 
