@@ -31,6 +31,12 @@ class Part(BaseModel):
             raise ValueError('input should be a number, not true or false (YAML reads a bare yes, no, on and off so)')
         return v
 
+    @field_validator('*', mode='before')
+    @classmethod
+    def own_defaults(cls, v, info):
+        default = cls.model_fields[info.field_name].default
+        return {**default.model_dump(), **v} if isinstance(default, Part) and isinstance(v, dict) else v
+
 Seed = Annotated[int, Setting(ge=0, lt=2**63, description='of everything')]
 Share = Annotated[float, Setting(ge=0, lt=1)]
 Precision = Annotated[Literal['no', 'bf16', 'fp16'], BeforeValidator(lambda v: 'no' if v is False else v)] # YAML's bare no
@@ -152,7 +158,7 @@ class TeachRecipe(Part):
     prompts: str = Setting(description='where the prompts come from: embedded:TASK, or a text file')
     reward: str = Setting('embedded', description='what to maximise: embedded, or a reward you registered')
     student: Student = Student()
-    optimiser: Optimiser = Optimiser(lr=1e-3, decay=1., ema=0.)
+    optimiser: Optimiser = Optimiser(lr=1e-3, warmup=0, decay=.2, ema=0.)
     iterations: int = Setting(80, ge=1, description='rounds of sampling and training')
     prompts_per_iteration: int = Setting(15, ge=1, description='prompts in a round')
     images_per_prompt: int = Setting(12, ge=2, description='pictures of each, whose scores are compared')

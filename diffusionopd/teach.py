@@ -144,11 +144,12 @@ def teach(
     s, o = r.student, r.optimiser
     refuse(s.kind!='lora', f'a specialist is an adapter: student.kind must be lora, not {s.kind}')
     refuse(bool(s.start), 'teaching from an adapter is not supported: leave student.start empty')
+    refuse(o.ema > 0, 'a specialist is not averaged, its sampling policy is (lag): optimiser.ema must be 0')
     source, reward = prompt_source(r.prompts), get_reward(r.reward)
     params = add_lora(bb, 'new', s.rank, s.alpha, s.targets, r.seed)
     add_lora(bb, 'old', s.rank, s.alpha, s.targets, r.seed, trainable=False)
     opt = torch.optim.AdamW(params, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
-    rate = torch.optim.lr_scheduler.LambdaLR(opt, lambda i: lr_share(i, r.iterations, 0, o.decay, .5))
+    rate = torch.optim.lr_scheduler.LambdaLR(opt, lambda i: lr_share(i*r.inner_steps, r.iterations*r.inner_steps, o.warmup, o.decay, .5))
     g = torch.Generator().manual_seed(r.seed)
     for i in range(r.iterations):
         seen = gather(bb, r, source, reward, i)
