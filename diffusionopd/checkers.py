@@ -229,8 +229,8 @@ def check_text(
     core = ink > .5*max(ink.max(), .2)
     right = (view.hue[core]==list(COLOURS).index(colour)).mean() if core.sum() > 8 and ink[core].mean() > VIVID else 0.
     exact = read_any(ink)==want
-    strict = exact and right > .5 and view.frame > .75
     clear = np.clip((clarity(view.ink, want)-.85)/.15, 0, 1)
+    strict = exact and clear > .5 and right > .5 and view.frame > .75
     score = float(np.exp(logp.mean())*clear*(.5*right+.5*view.frame))
     return dict(score=score, strict=float(strict), content=float(exact), frame=view.frame)
 

@@ -70,7 +70,7 @@ HELD_OUT = dict(count=.2, relation=.2, two=.2, three=.2, flag=.4)
 def is_held_out(
     body:tuple,  # a caption's body
     share:float, # share of pictures to hold out, 0 to 1
-)->bool:         # True for a body no model is trained on
+)->bool:         # True for a body whose picture no model is trained on
     "Decide by a stable hash of the picture that the body describes."
     if kind_of(body)=='relation' and body[1] in ('right-of', 'below'):
         a, r, b = body
@@ -244,7 +244,7 @@ def prompt(
 def misquote(
     body:tuple,              # the truth
     rng:np.random.Generator, # picks what goes wrong
-)->tuple:                    # a body that differs in one attribute
+)->tuple:                    # a body that differs in one attribute; it may be a held-out one
     "Get one attribute of a body wrong."
     def other(options, x):
         rest = [o for o in options if o!=x]
