@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['SOLVERS', 'ETAS', 'Kernel', 'kernel_mean', 'kernel_sample', 'clean', 'euler', 'sde', 'flow_sde', 'dance_sde',
-           'renoise', 'ddim', 'cps', 'multistep', 'dpmpp_2m', 'check_eta', 'make_kernels', 'make_vp_kernels']
+           'renoise', 'ddim', 'cps', 'multistep', 'dpmpp_2m', 'check_eta', 'make_kernels', 'register_solver',
+           'make_vp_kernels']
 
 # %% ../nbs/03_kernels.ipynb #89202fdd
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -194,6 +196,26 @@ def make_kernels(
     check_eta(solver, eta, ETAS[solver])
     s = check_grid(sigmas).tolist()
     return tuple(SOLVERS[solver](*s[j:j+2], eta, s[j-1] if j else None) for j in range(len(s)-1))
+
+# %% ../nbs/03_kernels.ipynb #84c20b8f
+def register_solver(
+    name:str,      # what recipes will call it
+    step:Callable, # `(s, s_next, eta, s_prev) -> Kernel`, see `euler`
+    most:float=0., # its largest eta; 0: it adds no noise
+)->None:           # raises `Refusal` if the name is taken or the steps cannot be used
+    "Make a solver of your own known to `make_kernels`, objectives and recipes."
+    refuse(not name.isidentifier() or SOLVERS.get(name, step) is not step, f'{name!r} is the name of another solver, or cannot be a name')
+    refuse(not most >= 0, f'the largest eta of a solver is a number of at least 0, not {most}')
+    for eta in {0., min(most, .5)}:
+        for s_prev, s, s_next in ((None, 1., .8), (1., .8, .3), (.8, .3, 0.)):
+            try: k = step(s, s_next, eta, s_prev)
+            except (TypeError, ArithmeticError, ValueError) as e:
+                refuse(True, f'{name} failed on the step from {s:g} to {s_next:g} at eta = {eta:g}: {e}')
+            odd = not isinstance(k, Kernel) or (k.sigma, k.sigma_next) != (s, s_next)
+            refuse(odd, f'{name} must return the Kernel of the step from {s:g} to {s_next:g}, not {k}')
+            refuse(not all(map(math.isfinite, (k.a, k.b, k.std, k.c))) or k.std < 0, f'{name} is not finite from {s:g} to {s_next:g}: {k}')
+            refuse(eta == 0 and k.std > 0, f'{name} adds noise of size {k.std:.3g} at eta = 0')
+    SOLVERS[name], ETAS[name] = step, float(most)
 
 # %% ../nbs/03_kernels.ipynb #fac65a30
 def make_vp_kernels(
