@@ -97,7 +97,7 @@ def show_images(
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
         if i < len(titles): ax.set_title(titles[i], fontsize=9)
-        if i % cols == 0: ax.set_ylabel(labels[i//cols], fontsize=9)
+        if i % cols == 0: ax.set_ylabel(labels[i//cols], fontsize=9, rotation=0, ha='right', va='center')
     return fig, axs
 
 # %% ../nbs/01_show.ipynb #b30dc6bb
@@ -107,7 +107,7 @@ def heatmap(
     rows,           # label of each row
     cols,           # label of each column
     label:str='',   # what is measured, with its unit
-    fmt:str='.2g',  # format of the numbers; empty for none
+    fmt:str='.2g',  # format of the numbers, those of 10 to 9,999 come whole; empty for none
     log:bool=False, # colours on a logarithmic scale?
     cmap='viridis', # colour map
 ):                  # the matplotlib image
@@ -120,7 +120,7 @@ def heatmap(
     ax.spines[:].set_visible(False)
     for i, j in np.ndindex(M.shape):
         ink = 'black' if luminance(im.cmap(im.norm(M[i, j]))[:3]) > .3 else 'white'
-        if fmt: ax.text(j, i, format(M[i, j], fmt), ha='center', va='center', color=ink, fontsize=8)
+        if fmt: ax.text(j, i, format(M[i, j], '.0f' if 10 <= abs(M[i, j]) < 1e4 else fmt), ha='center', va='center', color=ink, fontsize=8)
     ax.figure.colorbar(im, ax=ax, label=label)
     return im
 
