@@ -23,10 +23,9 @@ from .adapters import PEFT_FILE, adapter_field, adapter_names, load_adapter
 from .backbones import Backbone, asset, load_backbone
 from .checkers import check_all
 from .errors import nearest, refuse
-from .fields import Field, guided
-from .kernels import make_kernels
+from .fields import Field
 from .prompts import Source, prompt_source
-from .rollout import prior, sample, seed_of, seeded
+from .rollout import sample, seed_of, seeded
 from .world import TASKS, WORDINGS
 
 # %% ../nbs/17_evaluate.ipynb #5a522bbd
@@ -45,13 +44,10 @@ def paint(
     "Pictures of prompts. Raises `Refusal` where prompts and seeds do not pair up."
     refuse(len(prompts)!=len(seeds) or not prompts, f'{len(prompts)} prompts and {len(seeds)} seeds do not make pairs')
     refuse(not 0 <= guidance < math.inf, f'a guidance scale is a finite number from 0, not {guidance}')
-    kernels = make_kernels(solver, bb.sigmas(steps), eta)
-    if guidance != 1: field = guided(field, guidance, bb.encode(['']))
-    out = []
+    kernels, field, out = bb.kernels(solver, steps, eta), bb.guided(field, guidance), []
     for i in range(0, len(prompts), batch):
-        noise = seeded(seeds[i:i+batch])
-        x = prior(bb.latent_shape(), noise, device=bb.device)
-        out.append(bb.decode(sample(field, x, kernels, bb.encode(prompts[i:i+batch]), noise)))
+        part, noise = list(prompts[i:i+batch]), seeded(seeds[i:i+batch])
+        out.append(bb.decode(sample(field, bb.start(noise), kernels, dict(bb.encode(part), prompt=part), noise)))
     return torch.cat(out)
 
 # %% ../nbs/17_evaluate.ipynb #e59e00b3
@@ -245,7 +241,8 @@ def pictures(
     bb, seeds = load_backbone(model, device=own_device(device)), list(range(seed, seed+n))
     bb.encode(list(prompts)) # prompts that it cannot read are refused here
     models = named_models(bb, adapters)
-    return [(m, p, paint(bb, f, [p]*n, seeds, guidance=w if guidance is None else guidance, **sampler)) for m, (f, w) in models.items() for p in prompts]
+    scale = lambda w: w if guidance is None else guidance
+    return [(m, p, paint(bb, f, [p]*n, seeds, guidance=scale(w), **sampler)) for m, (f, w) in models.items() for p in prompts]
 
 # %% ../nbs/17_evaluate.ipynb #29c3a52e
 def recovered(
