@@ -4,7 +4,8 @@
 
 Three steps, each skipped where its result is there already: `diffusionopd pretrain`, `diffusionopd teach` for every
 recipes/teach-*.yaml, and the scores of all of them on every task, which go into the manifests. --install then copies
-the result to diffusionopd/assets. About an hour on two idle cores.
+the result to diffusionopd/assets; the student and the numbers there are older then: tools/make_results.py --install makes
+them anew. About an hour on two idle cores.
 """
 import argparse, json, os, shutil, subprocess, sys
 from dataclasses import asdict, replace
@@ -51,7 +52,7 @@ def install(out):
     "Copy what ships into the package: weights, configurations and manifests."
     from diffusionopd.adapters import PEFT_FILE
     assets = ROOT/'diffusionopd'/'assets'
-    shutil.rmtree(assets, ignore_errors=True)
+    for old in ('base', 'teachers'): shutil.rmtree(assets/old, ignore_errors=True)
     shutil.copytree(out/'base', assets/'base', ignore=shutil.ignore_patterns('log.jsonl', 'recipe.json'))
     for t in TASKS:
         source, target = out/'teachers'/t, assets/'teachers'/t
@@ -65,7 +66,7 @@ if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--out', type=Path, default=Path('runs/assets'))
     p.add_argument('--cores', type=int, default=os.cpu_count())
-    p.add_argument('-n', type=int, default=1000, help='pictures per score')
+    p.add_argument('-n', type=int, default=400, help='pictures per score')
     p.add_argument('--install', action='store_true')
     a = p.parse_args()
     os.chdir(ROOT)
