@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['teacher_folder', 'weights_hash', 'load_teacher', 'make_student', 'student_field', 'make_rate', 'make_accelerator',
-           'Run', 'open_target', 'open_run', 'Batch', 'round_batch', 'split', 'accumulate', 'Update', 'summarise',
-           'trouble', 'collect', 'rescale', 'step', 'train', 'whole_folder', 'recipe_core', 'origins',
+           'Run', 'open_target', 'open_run', 'Batch', 'round_batch', 'split', 'accumulate', 'nats', 'Update',
+           'summarise', 'trouble', 'collect', 'rescale', 'step', 'train', 'whole_folder', 'recipe_core', 'origins',
            'checkpoint_state', 'checkpoints', 'save_checkpoint', 'differences', 'read_checkpoint', 'restore',
            'averaged', 'examine', 'export_student']
 
@@ -28,9 +28,11 @@ from .adapters import DIFFUSERS_FILE, PEFT_FILE, Manifest, adapter_field, adapte
 from .adapters import merged, module_field, net_hash, save_adapter, strip, write_manifest
 from .backbones import Backbone, asset, load_backbone
 from .distill import one_pass
-from .errors import Refusal, nearest, refuse
+from .divergence import kl_weight
+from .errors import nearest, refuse
 from .evaluate import get_reward, judge
 from .fields import Counted, Field, frozen, guided
+from .kernels import Kernel, flow_sde
 from .objective import make_plan, make_steps, make_target
 from .pretrain import code_commit, lr_share
 from .prompts import prompt_source
@@ -231,31 +233,47 @@ def accumulate(
         return list(one_pass(run.student, run.target, x, run.kernels, r.objective, cond, noise, backward, plan, row_weights=weights))
 
 # %% ../nbs/21_trainer.ipynb #37d3900b
+def nats(
+    k:Kernel, # a step of the walk
+)->float:     # nats per squared unit of velocity
+    "The exact KL weight of a step; where it has no noise, that of the Flow-SDE step between the same levels."
+    return kl_weight(k if k.std else flow_sde(k.sigma, k.sigma_next, .7))
+
+# %% ../nbs/21_trainer.ipynb #75fbc624
 @dataclass(frozen=True)
 class Update:
     "What one update left behind. Plain numbers: it is a line of the log."
     update: int    # from 1
     loss: float    # what was minimised
     gap: dict      # task -> mean squared velocity difference, per latent element and step
-    kl: dict       # task -> exact divergence of each supervised step, nats (ODE steps: the surrogate)
+    kl: dict       # task -> KL of each asked step, nats, see `nats`
     steps: list    # which steps of the walk those are
     norm: float    # gradient norm before clipping
     lr: float      # learning rate
-    forwards: int  # forwards of one sample, student and teachers, since the start
+    forwards: int  # forwards of one sample, student and teachers, in all processes, since the start
     seconds: float # this update took
+    counts: list = None    # how many steps of the walk each asked step stands for; None: one
+    surrogate: dict = None # task -> what each asked step adds to the task's loss
 
-# %% ../nbs/21_trainer.ipynb #bd4f8c6e
+    @property
+    def path_kl(self): # task -> nats: the asked steps' sum, each counted as often as it stands for a step
+        return {t: sum(c*v for c, v in zip(self.counts or [1]*len(kl), kl)) for t, kl in self.kl.items()}
+
+# %% ../nbs/21_trainer.ipynb #22ff7e79
 def summarise(
-    batches:list, # pairs (Batch, its records)
-    size:int,     # elements of a latent
-)->tuple:         # loss, gap by task, KL by task and step, supervised steps
+    batches:list,   # pairs (Batch, its records)
+    size:int,       # elements of a latent
+    mean:bool=True, # is the loss a mean over them?
+)->dict:            # loss, gap, kl, steps, counts and surrogate of an `Update`
     "The records of an update as numbers. The one place that waits for the device."
-    tasks = list(dict.fromkeys(t for b, _ in batches for t in b.tasks))
-    n = sum(len(b.prompts) for b, _ in batches)
+    asked, n = batches[0][1], sum(len(b.prompts) for b, _ in batches)
     loss = sum(float(s.loss)*len(b.prompts)/n for b, records in batches for s in records)
-    def rows(t, f): return torch.cat([torch.stack([f(s) for s in records])[:, [u == t for u in b.tasks]] for b, records in batches], 1)
-    gaps = {t: float(rows(t, lambda s: s.gap).mean())/size for t in tasks}
-    return loss, gaps, {t: rows(t, lambda s: s.kl).mean(1).tolist() for t in tasks}, [s.index for s in batches[0][1]]
+    def gaps(t): return torch.cat([torch.stack([s.gap for s in records])[:, [u == t for u in b.tasks]] for b, records in batches], 1)
+    seen = {t: gaps(t) for t in dict.fromkeys(t for b, _ in batches for t in b.tasks)}
+    steps = {t: g.mean(1).tolist() for t, g in seen.items()}
+    return dict(loss=loss, gap={t: float(g.mean())/size for t, g in seen.items()}, steps=[s.index for s in asked], counts=[s.count for s in asked],
+                kl={t: [nats(s.kernel)*v for s, v in zip(asked, vs)] for t, vs in steps.items()},
+                surrogate={t: [s.coef*v/(size if mean else 1) for s, v in zip(asked, vs)] for t, vs in steps.items()})
 
 # %% ../nbs/21_trainer.ipynb #3370cc75
 def trouble(
@@ -311,7 +329,8 @@ def step(
     run.rate.step()
     if run.ema: run.ema.step(run.params.values())
     run.update, run.whole = run.update+1, True
-    return Update(run.update, *summarise(seen, math.prod(run.bb.latent_shape())), norm, lr, run.forwards, perf_counter()-start)
+    told = summarise(seen, math.prod(run.bb.latent_shape()), run.recipe.objective.normalise)
+    return Update(run.update, norm=norm, lr=lr, forwards=run.forwards, seconds=perf_counter()-start, **told)
 
 # %% ../nbs/21_trainer.ipynb #efa72527
 def train(
