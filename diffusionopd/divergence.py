@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .errors import nearest, refuse
-from .kernels import Kernel, clean, kernel_sample
+from .kernels import Kernel, clean, kernel_sample, sde as sde_step
 
 # %% ../nbs/04_divergence.ipynb #a1d05a98
 def sq_gap(
@@ -88,11 +88,15 @@ def path_kl(
 
 # %% ../nbs/04_divergence.ipynb #ac8ae1f7
 def flow_grpo_weight(
-    k:Kernel, # the step
-)->float:     # raises `Refusal` for a step without noise
+    k:Kernel, # the step, of `flow_sde` or `dance_sde`
+)->float:     # raises `Refusal` for a step without noise or of another solver
     "The KL weight with the diffusion in place of the transition's variance, as Flow-GRPO's code has it: for reference."
     refuse(k.std == 0, "the weighting 'flow_grpo' divides by the noise of a step, and this one has none: use 'kl' or 'mean'")
-    return k.b**2*(k.sigma - k.sigma_next)/(2*k.std**2)
+    dt = k.sigma - k.sigma_next
+    like = sde_step(k.sigma, k.sigma_next, k.std/math.sqrt(dt))          # the step of an SDE that adds this noise
+    refuse(max(abs(k.a - like.a), abs(k.b - like.b)) > 1e-9,
+           "the weighting 'flow_grpo' reads a diffusion off the step, and only flow_sde and dance_sde have one: use 'kl' or 'mean'")
+    return k.b**2*dt/(2*k.std**2)
 
 # %% ../nbs/04_divergence.ipynb #cc327d96
 WEIGHTINGS = dict(kl=kl_weight, mean=lambda k: k.b**2/2, velocity=lambda k: .5, flow_grpo=flow_grpo_weight,
