@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['jsonable', 'append', 'read_log', 'write_whole', 'rewind', 'plot_scores', 'plot_gap', 'divergence_table',
-           'plot_divergence', 'plot_pictures', 'plot_matrix', 'levels_of', 'draw_run', 'over_seeds', 'markdown',
-           'score_table', 'gain_table', 'judge_table', 'result_tables']
+           'plot_divergence', 'plot_pictures', 'plot_matrix', 'levels_of', 'walk_of', 'draw_run', 'over_seeds',
+           'markdown', 'score_table', 'gain_table', 'judge_table', 'result_tables']
 
 # %% ../nbs/22_report.ipynb #a7cc6a40
 import json, math, os
@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from .backbones import Backbone
 from .errors import refuse
-from .evaluate import Score, paint
+from .evaluate import paint
 from .show import colours, heatmap, panels, savefig, show_images
 
 # %% ../nbs/22_report.ipynb #9ff64eb6
@@ -117,7 +117,7 @@ def divergence_table(
     tasks:Sequence,  # rows
     steps:Sequence,  # columns
 )->np.ndarray:       # `(tasks, steps)`, NaN where no update looked
-    "Mean divergence by task and step."
+    "Mean KL by task and step."
     def mean(t, s):
         seen = [r['kl'][t][r['steps'].index(s)] for r in log if t in r['kl'] and s in r['steps']]
         return np.mean(seen) if seen else np.nan
@@ -127,18 +127,21 @@ def divergence_table(
 def plot_divergence(
     log:Sequence,  # dicts: update, kl (task -> nats by step), steps
     window:int=10, # updates to average over at each end
+    walk:int=None, # steps of the walk, asked or not; None: up to the last that was asked
 )->tuple:          # (figure, axes)
-    "Heat map of the per-step divergence from each teacher: first and last updates of a run, one scale for both."
+    "Heat map of each step's KL from each teacher: first and last updates of a run, one scale for both."
     tasks = list(dict.fromkeys(t for r in log for t in r['kl']))
-    steps = sorted({s for r in log for s in r['steps']})
+    steps = list(range(walk or 1+max(s for r in log for s in r['steps'])))
     window = min(window, max(1, len(log)//2))
     M = np.concatenate([divergence_table(rows, tasks, steps) for rows in (log[:window], log[-window:])])
     order = [i for j in range(len(tasks)) for i in (j, j+len(tasks))]
     names = [f'{t}, {when}' for when in ('first', 'last') for t in tasks]
     fig, axs = panels(1, 1, max(4., .55*len(steps)+2.4), .3*len(names)+1.1)
-    heatmap(axs[0], M[order], [names[i] for i in order], steps, 'nats', log=True)
-    axs[0].set_xlabel('step of the walk')
-    axs[0].set_title(f'divergence, mean of the first and of the last {window} updates', fontsize=9)
+    heatmap(axs[0], M[order], [names[i] for i in order], steps, 'KL of the step (nats)', log=True)
+    for text in axs[0].texts:
+        if text.get_text() == 'nan': text.set(text='–', color='black')
+    axs[0].set_xlabel('step of the walk'+' (–: not asked)'*bool(np.isnan(M).any()))
+    axs[0].set_title(f'mean of the first and of the last {window} updates', fontsize=9)
     return fig, axs
 
 # %% ../nbs/22_report.ipynb #81793113
@@ -176,6 +179,14 @@ def levels_of(
     return {t: (v['base'], v['teacher']) for t, v in tasks.items()}
 
 # %% ../nbs/22_report.ipynb #e50095fe
+def walk_of(
+    folder, # of a run
+)->int:     # None where its recipe does not say
+    "How many steps the student's walk had."
+    path = Path(folder)/'recipe.json'
+    return json.loads(path.read_text(encoding='utf-8')).get('rollout', {}).get('steps') if path.is_file() else None
+
+# %% ../nbs/22_report.ipynb #177a5c56
 def draw_run(
     folder,           # of a run
     levels:dict=None, # task -> (base, teacher); None: what `levels_of` finds
@@ -191,7 +202,7 @@ def draw_run(
     plot_gap(axs[-1], log)
     if scores: plot_scores(axs[0], scores, levels_of(folder) if levels is None else levels)
     keep(fig, 'curves.png')
-    keep(plot_divergence(log)[0], 'divergence.png')
+    keep(plot_divergence(log, walk=walk_of(folder))[0], 'divergence.png')
     return out
 
 # %% ../nbs/22_report.ipynb #0d766187
