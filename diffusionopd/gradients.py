@@ -16,7 +16,7 @@ from torch import Tensor
 from .errors import refuse, nearest
 from .paths import bcast
 from .divergence import gaussian_kl
-from .meter import COLOURS, LABELS, Measured, VariancePoint, Welford, measure_variance, plot_points, z_score
+from .meter import COLOURS, LABELS, VariancePoint, measure_variance
 
 # %% ../nbs/05_gradients.ipynb #27ea3825
 def mean_pair(
