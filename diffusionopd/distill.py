@@ -18,7 +18,7 @@ from .divergence import kl_weight, sq_gap
 from .errors import refuse
 from .fields import Field
 from .kernels import Kernel
-from .objective import DRAWN, PRESETS, QUERIES, ROUTES, Objective, Plan, low_noise_shares, make_plan, make_steps, make_target
+from .objective import DRAWN, PRESETS, QUERIES, ROUTES, Objective, Plan, make_plan, make_steps, make_target
 from .rollout import Step, rollout
 from .targets import answers
 
@@ -29,15 +29,13 @@ _all_ = ['DRAWN', 'PRESETS', 'QUERIES', 'ROUTES', 'Objective', 'Plan', 'make_pla
 @dataclass(frozen=True)
 class Record:
     "What one supervised step left behind; all tensors are detached, on the device, and small."
-    index:int          # which step of the walk
-    kernel:Kernel      # its kernel
-    coef:float         # what it counted in the loss
-    count:float        # how many steps it stands for, see `recorded_kl`
-    loss:Tensor        # `()` its term of the loss, as it went to `backward`
-    kl:Tensor          # `(b,)` exact divergence from the teacher in nats, whatever the weighting (ODE: the surrogate)
-    gap:Tensor         # `(b,)` squared distance of the answers, summed over the latent
-    pull:Tensor = None # `(b,)` the same to the anchor, if there is one
-    end:Tensor = None  # `(b, ...)` the finished sample, on the last step of a walk
+    index:int     # which step of the walk
+    kernel:Kernel # its kernel
+    coef:float    # what it counted in the loss
+    count:float   # how many steps it stands for, see `recorded_kl`
+    loss:Tensor   # `()` its term of the loss, as it went to `backward`; with an anchor's pull, if there is one
+    kl:Tensor     # `(b,)` exact divergence from the teacher in nats, whatever the weighting (ODE: the surrogate)
+    gap:Tensor    # `(b,)` squared distance of the teacher's answer from the student's, summed over the latent
 
 # %% ../nbs/08_distill.ipynb #38d023c9
 def supervise(
@@ -51,15 +49,13 @@ def supervise(
     total = sum(w*gap for (w, _), gap in zip(pulls[1:], gaps[1:])) + pulls[0][0]*gaps[0]
     if row_weights is not None: total = row_weights*total
     scale = plan.coefs[step.index]/(step.out[0].numel() if plan.mean else 1)
-    loss, gaps = scale*total.mean(), [gap.detach() for gap in gaps]
-    end = step.x_next if step.index == len(plan.coefs)-1 else None
-    return loss, Record(step.index, step.kernel, plan.coefs[step.index], plan.counts[step.index], loss.detach(),
-                        kl_weight(step.kernel)*gaps[0], gaps[0], *gaps[1:2] or [None], end)
+    loss, gap = scale*total.mean(), gaps[0].detach()
+    return loss, Record(step.index, step.kernel, plan.coefs[step.index], plan.counts[step.index], loss.detach(), kl_weight(step.kernel)*gap, gap)
 
 # %% ../nbs/08_distill.ipynb #702b5fc7
 def replay(
     student:Field,
-    target:Field,
+    target:Field,         # who supervises; None: whoever walked, by the answers in the records
     steps,                # records of a walk, whoever walked
     plan:Plan,            # what its steps count
     cond=None,            # condition of the walk
@@ -71,7 +67,7 @@ def replay(
     for s in steps:
         if not plan.wanted[s.index]: continue
         with scope(s.index == plan.last) if scope else nullcontext(), torch.enable_grad():
-            pulls = answers(target, s.x, s.kernel.sigma, cond)
+            pulls = answers(target, s.x, s.kernel.sigma, cond) if target is not None else ((1., s.out.detach()),)
             loss, record = supervise(replace(s, out=student(s.x, s.kernel.sigma, cond)), pulls, plan, row_weights)
             backward(loss) if backward else loss.backward()
         yield record

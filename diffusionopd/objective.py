@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['QUERIES', 'DRAWN', 'ROUTES', 'PRESETS', 'query_all', 'query_drop_last', 'query_first', 'query_random',
-           'low_noise_shares', 'query_low_noise', 'Objective', 'make_target', 'make_steps', 'Plan', 'make_plan']
+           'low_noise_shares', 'query_low_noise', 'register_query', 'Objective', 'make_target', 'make_steps', 'Plan',
+           'make_plan']
 
 # %% ../nbs/07b_objective.ipynb #dcfe5288
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,7 +84,24 @@ def query_low_noise(
 
 # %% ../nbs/07b_objective.ipynb #db9bc5bd
 QUERIES = dict(all=query_all, drop_last=query_drop_last, first=query_first, random=query_random, low_noise=query_low_noise)
-DRAWN = ('random', 'low_noise') # queries that draw
+DRAWN = {'random', 'low_noise'} # queries that draw
+
+# %% ../nbs/07b_objective.ipynb #94055ffc
+def register_query(
+    name:str,         # what recipes will call it
+    rule:Callable,    # `(n, k, generator) -> list` of `n` counts, and without a generator its profile; see `query_random`
+    draws:bool=False, # does it draw at random?
+)->None:              # raises `Refusal` if the name is taken or the rule cannot be used
+    "Make a query of your own known to objectives and recipes."
+    refuse(not name.isidentifier() or QUERIES.get(name, rule) is not rule, f'{name!r} is the name of another query, or cannot be a name')
+    for n in (2, 10):
+        got = [rule(n, None, generator) for generator in (None, torch.Generator().manual_seed(0), torch.Generator().manual_seed(1))]
+        for c in got:
+            right = isinstance(c, list) and len(c) == n and all(isinstance(v, (int, float)) and 0 <= v < math.inf for v in c) and any(c)
+            refuse(not right, f'{name} must return {n} counts for {n} steps, none negative and not all 0, but returned {c}')
+    refuse(not draws and (got[0] != got[1] or got[1] != got[2]), f'{name} draws at random: register it with draws=True')
+    QUERIES[name] = rule
+    DRAWN.add(name) if draws else DRAWN.discard(name)
 
 # %% ../nbs/07b_objective.ipynb #c353096d
 ROUTES = dict(task=routed, mean=lambda teachers: mixed(list(teachers.values())))
