@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['app', 'console', 'Version', 'RecipeFile', 'BaseFile', 'Prompts', 'Kind', 'NewFile', 'Out', 'DemoOut', 'Png', 'Json',
-           'Long', 'Resume', 'Quiet', 'Threads', 'Updates', 'NewSeed', 'NewModel', 'Seed', 'Each', 'Final', 'Pictures',
-           'Steps', 'Guidance', 'Model', 'Adapters', 'TaskNames', 'Wording', 'top', 'said', 'threads', 'room_for',
-           'Bars', 'bars', 'short', 'show_score', 'reading', 'scores_in', 'follow', 'watch', 'option', 'tell',
-           'demo_command', 'distill_command', 'teach_command', 'pretrain_command', 'named_models', 'check_words',
-           'save_grid', 'sample_command', 'score_all', 'write_json', 'evaluate_command', 'init_command', 'quieten',
-           'main']
+           'Long', 'Resume', 'Quiet', 'Threads', 'Plugins', 'Updates', 'NewSeed', 'NewModel', 'Seed', 'Each', 'Final',
+           'Pictures', 'Steps', 'Guidance', 'Model', 'Adapters', 'TaskNames', 'Reward', 'Wording', 'top', 'said',
+           'threads', 'room_for', 'Bars', 'bars', 'short', 'show_score', 'reading', 'scores_in', 'follow', 'watch',
+           'option', 'read_recipe', 'tell', 'demo_command', 'distill_command', 'teach_command', 'pretrain_command',
+           'save_grid', 'sample_command', 'write_json', 'evaluate_command', 'init_command', 'quieten', 'main']
 
 # %% ../nbs/25_cli.ipynb #dcb633d0
 import json, os, shlex, sys
@@ -96,7 +95,7 @@ def reading(
 )->tuple:  # events of this stage that are done, or None; a line of numbers
     "An event as progress."
     kind = type(event).__name__
-    if kind == 'Update': return event.update, f'KL  {short({t: sum(v) for t, v in event.kl.items()})}   loss {event.loss:.4f}'
+    if kind == 'Update': return event.update, f'KL  {short(event.path_kl)}   loss {event.loss:.4f}'
     if kind == 'Taught': return event.iteration, f'reward {event.reward:.3f}   loss {event.loss:.3f}'
     if kind == 'Pretrained': return event.update, f'loss {event.loss:.4f}'
     if kind == 'Score': return None, show_score(event).strip()
@@ -168,10 +167,11 @@ Long = Annotated[bool, typer.Option('--long', help='More updates: a student that
 Resume = Annotated[bool, typer.Option('--resume', help='Go on from the last checkpoint.')]
 Quiet = Annotated[bool, typer.Option('--quiet', '-q', help='No progress bars.')]
 Threads = Annotated[Optional[int], typer.Option(help='CPU threads.', show_default='torch decides', min=1)]
+Plugins = Annotated[Optional[list[str]], option('--plugin', help='Your own code, run first: a module or .py file; may be repeated.')]
 Updates = Annotated[Optional[int], option(help='Replaces the number of updates of the recipe.', min=1)]
-NewSeed = Annotated[Optional[int], option(help='Replaces the seed of the recipe.', min=0)]
+NewSeed = Annotated[Optional[int], option(help='Replaces the seed of the recipe.', min=0, max=2**63-1)]
 NewModel = Annotated[Optional[str], option(help='Replaces the base of the recipe.')]
-Seed = Annotated[int, typer.Option(help='Of prompts and noise.', min=0)]
+Seed = Annotated[int, typer.Option(help='Of prompts and noise.', min=0, max=2**63-1)]
 Each = Annotated[int, typer.Option(help='Pictures of each prompt.', min=1)]
 Final = Annotated[int, typer.Option(help='Pictures per task and model at the end.', min=2)]
 Pictures = Annotated[int, typer.Option('--pictures', '-n', help='Pictures per task.', min=2)]
@@ -181,8 +181,23 @@ Guidance = Annotated[Optional[float], typer.Option(help='Guidance scale.', show_
 # %% ../nbs/25_cli.ipynb #da8c6735
 Model = Annotated[str, typer.Option(help='`embedded`, a folder written by save_pretrained, or a hub name.')]
 Adapters = Annotated[Optional[list[str]], option('--adapter', '-a', help='Adapter folder, embedded:TASK or embedded:student; may be repeated.')]
-TaskNames = Annotated[Optional[list[str]], typer.Option('--task', '-t', help='embedded:TASK; may be repeated.', show_default='all of the embedded world')]
+TaskNames = Annotated[Optional[list[str]], typer.Option('--task', '-t', help='embedded:TASK or a prompt file; may be repeated.',
+                                                        show_default='all of the embedded world')]
+Reward = Annotated[str, typer.Option(help='Who scores: embedded, or a reward that a plugin registers.')]
 Wording = Annotated[str, typer.Option(help='usual, or reworded: a wording no teacher ever saw.')]
+
+# %% ../nbs/25_cli.ipynb #6943fd1e
+def read_recipe(
+    kind:str,     # `distill`, `teach` or `base`
+    path:str,     # of the recipe
+    plugins=(),   # modules or .py files, run before the recipe is read; None: none
+    **overrides,  # fields that replace those of the file, where they are not None
+):                # a validated recipe
+    "A recipe with the options of the command line. Raises `Refusal`."
+    from diffusionopd.recipes import load_plugins, load_recipe
+    load_plugins(list(plugins or []))
+    r = load_recipe(kind, path, **overrides)
+    return r.model_copy(update=dict(plugins=list(dict.fromkeys([*r.plugins, *plugins])))) if plugins else r
 
 # %% ../nbs/25_cli.ipynb #dc46f9ef
 def tell(
@@ -216,8 +231,8 @@ def demo_command(out:DemoOut='runs/demo', long:Long=False, seed:Seed=0, n:Final=
 
 # %% ../nbs/25_cli.ipynb #8264fd12
 @app.command('distill')
-def distill_command(recipe:RecipeFile, out:Out=None, seed:NewSeed=None, updates:Updates=None, resume:Resume=False, cpu_threads:Threads=None,
-                    quiet:Quiet=False):
+def distill_command(recipe:RecipeFile, out:Out=None, seed:NewSeed=None, updates:Updates=None, plugin:Plugins=None, resume:Resume=False,
+                    cpu_threads:Threads=None, quiet:Quiet=False):
     """Distil the teachers of a recipe into one student.
 
     Examples:
@@ -226,8 +241,7 @@ def distill_command(recipe:RecipeFile, out:Out=None, seed:NewSeed=None, updates:
     - `diffusionopd distill recipe.yaml --out runs/second --seed 1`
     - `diffusionopd distill runs/second/recipe.json --resume`
     """
-    from diffusionopd.recipes import load_recipe
-    r = load_recipe('distill', recipe, out=out, seed=seed, updates=updates)
+    r = read_recipe('distill', recipe, plugin, out=out, seed=seed, updates=updates)
     from diffusionopd.runs import distill
     threads(cpu_threads)
     watch(distill(r, resume, said()), 'Distilling', r.updates, quiet)
@@ -235,16 +249,19 @@ def distill_command(recipe:RecipeFile, out:Out=None, seed:NewSeed=None, updates:
 
 # %% ../nbs/25_cli.ipynb #3b6bf68e
 @app.command('teach')
-def teach_command(recipe:RecipeFile, model:NewModel=None, out:Out=None, seed:NewSeed=None, cpu_threads:Threads=None, quiet:Quiet=False):
+def teach_command(recipe:RecipeFile, model:NewModel=None, out:Out=None, seed:NewSeed=None, plugin:Plugins=None, cpu_threads:Threads=None,
+                  quiet:Quiet=False):
     """Train one specialist by reinforcement learning (DiffusionNFT).
+
+    It teaches models that paint pixels, as the embedded one does. Models with an autoencoder, such as Stable Diffusion, are refused today.
 
     Examples:
 
     - `diffusionopd teach teacher.yaml`
     - `diffusionopd teach teacher.yaml --model runs/base --out runs/text`
+    - `diffusionopd teach teacher.yaml --plugin rewards.py`
     """
-    from diffusionopd.recipes import load_recipe
-    r = load_recipe('teach', recipe, model=model, out=out, seed=seed)
+    r = read_recipe('teach', recipe, plugin, model=model, out=out, seed=seed)
     from diffusionopd.runs import teach_to
     threads(cpu_threads)
     watch(teach_to(r, said()), f'Teaching {r.task}', r.iterations, quiet)
@@ -268,36 +285,6 @@ def pretrain_command(recipe:BaseFile=None, out:Out=None, seed:NewSeed=None, cpu_
     watch(pretrain_to(r, said()), 'Training the base', r.updates, quiet)
     typer.echo(f'Base: {r.out}')
 
-# %% ../nbs/25_cli.ipynb #28737926
-def named_models(
-    bb,            # a backbone; gets the adapters
-    adapters:list, # folders or embedded:TASK; none: the base
-)->dict:           # name -> (field, guidance of its manifest)
-    "The base, or the adapters that were asked for. Raises `Refusal`."
-    from diffusionopd.adapters import adapter_field, load_adapter
-    from diffusionopd.trainer import teacher_folder
-    if not adapters: return {'base': (adapter_field(bb, None), 1.)}
-    out = {}
-    for i, a in enumerate(dict.fromkeys(adapters)):
-        m = load_adapter(bb, f'adapter_{i}', teacher_folder(a))
-        out[a] = (adapter_field(bb, f'adapter_{i}'), m.guidance)
-    return out
-
-# %% ../nbs/25_cli.ipynb #dfa7700c
-def check_words(
-    bb,           # a backbone
-    prompts:list, # to be painted
-):
-    "Refuse what the embedded model cannot read; other models have their own tokenizers."
-    from diffusionopd.pipeline import MAX_LENGTH, SPECIAL, VOCABULARY, PixelPipeline
-    if not isinstance(bb.pipe, PixelPipeline): return
-    known = [w for w in VOCABULARY if w not in SPECIAL and not w.isdigit()]
-    for p in prompts:
-        odd = [w for w in p.split() if w not in known and not (w.isascii() and w.isdigit())]
-        if odd: refuse(True, f'the embedded model does not know the word {odd[0]!r} in {p!r}: {nearest(odd[0], known)}')
-        n = sum(len(w) if w.isdigit() else 1 for w in p.split())
-        refuse(n > MAX_LENGTH-2, f'the prompt {p!r} has {n} words and digits, and the embedded model reads {MAX_LENGTH-2}')
-
 # %% ../nbs/25_cli.ipynb #6539ee52
 def save_grid(
     rows:list, # tensors `(n, 3, h, w)` in [0, 1], all of one shape
@@ -318,7 +305,7 @@ def save_grid(
 # %% ../nbs/25_cli.ipynb #10190dea
 @app.command('sample')
 def sample_command(prompt:Prompts, model:Model='embedded', adapter:Adapters=None, out:Png='sample.png', n:Each=4, seed:Seed=0, steps:Steps=10,
-                   guidance:Guidance=None, cpu_threads:Threads=None):
+                   guidance:Guidance=None, plugin:Plugins=None, cpu_threads:Threads=None):
     """Paint prompts, a row for each model and prompt.
 
     Examples:
@@ -329,31 +316,12 @@ def sample_command(prompt:Prompts, model:Model='embedded', adapter:Adapters=None
     refuse(Path(out).suffix.lower() != '.png', f'--out must be a .png file, not {out!r}')
     refuse(any(not p.strip() for p in prompt), 'an empty prompt was given')
     path = room_for(out)
-    from diffusionopd.backbones import load_backbone
-    from diffusionopd.evaluate import paint
+    from diffusionopd.evaluate import pictures
+    from diffusionopd.recipes import load_plugins
     threads(cpu_threads)
-    bb = load_backbone(model)
-    check_words(bb, prompt)
-    models = named_models(bb, adapter)
-    seeds = list(range(seed, seed+n))
-    save_grid([paint(bb, f, [p]*n, seeds, steps, w if guidance is None else guidance) for f, w in models.values() for p in prompt], path)
+    load_plugins(plugin or [])
+    save_grid([images for *_, images in pictures(prompt, adapter or (), model, n, seed, guidance, steps=steps)], path)
     typer.echo(out)
-
-# %% ../nbs/25_cli.ipynb #5cde5889
-def score_all(
-    bb,             # a backbone
-    models:dict,    # name -> (field, guidance)
-    tasks:list,     # of the embedded world
-    n:int,          # pictures per task
-    guidance=None,  # a scale for all; None: each one's own
-    **exam,         # seed, wording, steps: see `judge`
-):                  # generator of `Score`
-    "Every model on every task."
-    from diffusionopd.evaluate import get_reward, judge
-    from diffusionopd.prompts import prompt_source
-    for m, (f, w) in models.items():
-        scale = w if guidance is None else guidance
-        for t in tasks: yield judge(bb, m, f, t, prompt_source(f'embedded:{t}'), get_reward('embedded'), n, guidance=scale, **exam)
 
 # %% ../nbs/25_cli.ipynb #8ffe5164
 def write_json(
@@ -369,30 +337,30 @@ def write_json(
 # %% ../nbs/25_cli.ipynb #f9dbc00b
 @app.command('evaluate')
 def evaluate_command(adapter:Adapters=None, model:Model='embedded', task:TaskNames=None, n:Pictures=200, seed:Seed=0, steps:Steps=10,
-                     guidance:Guidance=None, wording:Wording='usual', out:Json=None, cpu_threads:Threads=None, quiet:Quiet=False):
+                     guidance:Guidance=None, wording:Wording='usual', reward:Reward='embedded', plugin:Plugins=None, out:Json=None,
+                     cpu_threads:Threads=None, quiet:Quiet=False):
     """Score models on held-out prompts, all on the same prompts and noise.
 
     Examples:
 
     - `diffusionopd evaluate -a runs/demo/student -a embedded:text -n 400`
     - `diffusionopd evaluate --guidance 2.5 --task text --out scores.json`
+    - `diffusionopd evaluate --task prompts.txt --reward mine --plugin rewards.py`
     """
-    path = room_for(out) if out else None
+    path, scores = room_for(out) if out else None, []
     from dataclasses import asdict
-    from diffusionopd.backbones import load_backbone
-    from diffusionopd.evaluate import table
-    from diffusionopd.prompts import prompt_source
-    from diffusionopd.world import TASKS, WORDINGS
+    from diffusionopd.evaluate import evaluate, sources_of, table
+    from diffusionopd.recipes import load_plugins
+    from diffusionopd.world import TASKS
     threads(cpu_threads)
-    refuse(wording not in WORDINGS, f'unknown wording {wording!r}: {nearest(wording, WORDINGS)}')
-    names = list(dict.fromkeys(t.removeprefix('embedded:') for t in task or TASKS))
-    for t in names: prompt_source(f'embedded:{t}')
-    bb, scores = load_backbone(model), []
-    models = named_models(bb, adapter)
-    kept = (scores.append(s) or s for s in score_all(bb, models, names, n, guidance, seed=seed, wording=wording, steps=steps))
-    watch(kept, 'Scoring', len(models)*len(names), quiet)
+    load_plugins(plugin or [])
+    names, adapters = list(task or TASKS), list(dict.fromkeys(adapter or []))
+    total = len(sources_of(names, [wording]))*max(1, len(adapters))
+    events = evaluate(adapters, names, model, n, [wording], reward, seed=seed, guidance=guidance, steps=steps)
+    watch((scores.append(s) or s for s in events), 'Scoring', total, quiet)
     if path: write_json(path, [asdict(s) for s in scores])
-    typer.echo(f'{table(scores, wording)}\n\n{n} pictures a task, {scores[0].sampler}')
+    samplers = ' or '.join(dict.fromkeys(s.sampler for s in scores))
+    typer.echo(f'{table(scores, wording)}\n\n{n} pictures a task, {samplers}')
 
 # %% ../nbs/25_cli.ipynb #121b350e
 @app.command('init')
