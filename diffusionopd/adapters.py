@@ -81,12 +81,15 @@ def remove(
     net:nn.Module, # with or without the adapter
     name:str,      # the adapter, or what is left of it
 ):
-    "Take one adapter off; with the last one go the tuner layers."
+    "Take one adapter off; a layer that loses its last one is a plain layer again."
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')                              # peft names the adapter that becomes active instead
         for m in tuner_layers(net): m.delete_adapter(name)
     getattr(net, 'peft_config', {}).pop(name, None)
-    if not adapter_names(net): strip(net)
+    for parent in list(net.modules()):
+        for key, m in list(parent.named_children()):
+            if isinstance(m, BaseTunerLayer) and not m.lora_A: setattr(parent, key, m.get_base_layer())
+    if not tuner_layers(net): strip(net)
 
 # %% ../nbs/15_adapters.ipynb #2803314b
 @contextmanager
