@@ -163,7 +163,9 @@ def add_lora(
                                      target_modules=targets if isinstance(targets, str) else list(targets)))
     for p, wanted in flags: p.requires_grad_(wanted)
     params = list(adapter_parameters(net, name).values())
-    for p in params: p.requires_grad_(trainable)
+    for p in params:
+        p.data = p.data.to(torch.promote_types(p.dtype, torch.float32))
+        p.requires_grad_(trainable)
     return params
 
 # %% ../nbs/15_adapters.ipynb #29b2d018
