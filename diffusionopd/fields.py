@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Field', 'per_row', 'GaussianMixtureField', 'mixture', 'mixture_joint', 'mixture_velocity', 'mixture_sample',
-           'has_rows', 'take', 'spread', 'join', 'network_field', 'frozen', 'Counted', 'branches', 'guided', 'told']
+           'has_rows', 'take', 'spread', 'join', 'network_field', 'frozen', 'Counted', 'widen', 'branches', 'guided',
+           'told']
 
 # %% ../nbs/06_fields.ipynb #28351b35
 import math
@@ -172,27 +173,34 @@ class Counted:
         return self.field(x, sigma, cond)
 
 # %% ../nbs/06_fields.ipynb #0eb1bf57
+def widen(
+    x:Tensor, # any floating dtype
+)->Tensor:    # float32 or wider
+    "A tensor in which answers can be subtracted."
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+# %% ../nbs/06_fields.ipynb #95078c06
 def branches(
     field:Field,
     x:Tensor, # `(b, ...)` states
     sigma,    # number or `(b,)`
     cond,     # condition
     uncond,   # what replaces it, in one row or `b`; entries of `cond` that it does not name stay
-)->tuple:     # unconditional and conditional answer, each `(b, ...)`
+)->tuple:     # unconditional and conditional answer, each `(b, ...)` float32 or wider
     "Both branches of guidance, from one call."
     refuse(isinstance(cond, Mapping) and not (isinstance(uncond, Mapping) and set(uncond) <= set(cond)),
            f'the unconditional condition must name entries of the condition, not {uncond if not isinstance(uncond, Mapping) else sorted(uncond)}')
     un = spread(uncond, len(x))
     both = join({**cond, **un} if isinstance(cond, Mapping) else un, cond)
     s = torch.cat([sigma, sigma]) if torch.is_tensor(sigma) and sigma.ndim else sigma
-    return field(torch.cat([x, x]), s, both).chunk(2)
+    return widen(field(torch.cat([x, x]), s, both)).chunk(2)
 
 # %% ../nbs/06_fields.ipynb #756dea1f
 def guided(
     field:Field,
     scale:float, # guidance w; 1 is the conditional field alone, 0 the unconditional one
     uncond,      # unconditional condition, as in `branches`
-)->Field:
+)->Field:       # answers in float32 or wider; at scale 1 as the field does
     "The field of classifier-free guidance, equation (2)."
     def guide(x, sigma, cond=None):
         if scale == 1: return field(x, sigma, cond)

@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 from .errors import nearest, refuse
-from .fields import Field, take
+from .fields import Field, take, widen
 
 # %% ../nbs/06b_targets.ipynb #7fc1cbd4
 def mixed(
     fields:Sequence,   # fields that answer in the same shape
     weights=None,      # their powers, summing to 1; None: equal
-)->Field:
+)->Field:             # answers in float32 or wider
     "The ensemble (1): the weighted mean of several fields."
     w = [1/len(fields)]*len(fields) if weights is None else [float(w) for w in weights]
     refuse(len(w) != len(fields), f'{len(fields)} fields cannot take {len(w)} weights')
     refuse(abs(sum(w) - 1) > 1e-6, f'the weights of an ensemble sum to 1, not to {sum(w):g}')
-    def mix(x, sigma, cond=None): return sum(wi*f(x, sigma, cond) for wi, f in zip(w, fields) if wi != 0)
+    def mix(x, sigma, cond=None): return sum(wi*widen(f(x, sigma, cond)) for wi, f in zip(w, fields) if wi != 0)
     return mix
 
 # %% ../nbs/06b_targets.ipynb #fb101913
@@ -33,14 +33,14 @@ def extrapolated(
     teacher:Field,
     reference:Field, # what the teacher was trained from
     lam:float,       # 1: the teacher; more: past it; 0: the reference
-)->Field:
+)->Field:         # answers in float32 or wider; at 1 and 0 as the field does
     "The target (2), between the reference and the teacher or beyond."
     refuse(not math.isfinite(lam), f'lambda must be finite, not {lam}')
     if lam == 1: return teacher
     if lam == 0: return reference
     def extra(x, sigma, cond=None):
-        t = teacher(x, sigma, cond)
-        return t + (lam - 1)*(t - reference(x, sigma, cond))
+        t = widen(teacher(x, sigma, cond))
+        return t + (lam - 1)*(t - widen(reference(x, sigma, cond)))
     return extra
 
 # %% ../nbs/06b_targets.ipynb #f5cb8039
@@ -55,7 +55,7 @@ class Anchored:
     def parts(self, x, sigma, cond=None): return (1., self.field(x, sigma, cond)), (self.beta, self.anchor(x, sigma, cond))
     def __call__(self, x, sigma, cond=None):
         (_, t), (b, a) = self.parts(x, sigma, cond)
-        return (t + b*a)/(1 + b)
+        return (widen(t) + b*widen(a))/(1 + b)
 
 # %% ../nbs/06b_targets.ipynb #d64fd673
 @torch.no_grad()
