@@ -389,7 +389,7 @@ def quieten():
     import warnings
     for name, value in dict(TRANSFORMERS_VERBOSITY='error', DIFFUSERS_VERBOSITY='error', HF_HUB_DISABLE_PROGRESS_BARS='1', TQDM_DISABLE='1').items():
         os.environ.setdefault(name, value)
-    warnings.filterwarnings('ignore', module=r'(peft|diffusers|transformers|torch)(\..*)?')
+    warnings.filterwarnings('ignore', module=r'(peft|diffusers|transformers|huggingface_hub|torch)(\..*)?')
 
 # %% ../nbs/25_cli.ipynb #b7d4f325
 def main():
