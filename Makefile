@@ -18,9 +18,10 @@ help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 	@echo 'Settings: PYTHON=$(PYTHON)  VENV=$(VENV)  OUT=$(OUT)  ARGS=(passed on to the command)'
 
+demo: export words = With make: go on with a stopped demo by `make demo OUT=$(OUT) ARGS=--resume`, or start another by `make demo OUT=runs/another`
 demo: $(VENV)/.runtime $(VENV)/.package ## distil three specialists into one student; results in OUT
 	$(say) 'Running diffusionopd demo (minutes on two cores); results go to $(OUT)'
-	@$(bin)/diffusionopd demo --out $(OUT) $(ARGS)
+	@$(bin)/diffusionopd demo --out $(OUT) $(ARGS) || { code=$$?; echo "$$words" >&2; exit $$code; }
 
 test: $(VENV)/.with-$(EXTRAS) $(VENV)/.package ## run every notebook and all tests on the package as installed
 	$(say) 'Running all notebooks and tests'
