@@ -1,7 +1,7 @@
 """Which walk and which weights? The same three teachers, the same updates, prompts and noise; only the objective changes.
 
     python benchmarks/objectives.py                # about ten minutes on two cores
-    python benchmarks/objectives.py --json objectives.json --updates 80
+    python benchmarks/objectives.py --json objectives.json --updates 60
 
 Prints the share of each teacher's gain that the student recovers on held-out prompts."""
 import argparse, json, sys
@@ -37,7 +37,7 @@ def levels(n):
 def measure(way, updates, n, at, seed=0):
     "Distil with one objective and say what came over. All evaluations sample with the ODE, ten steps."
     rollout, loss = WAYS[way]
-    run = open_run(demo_recipe(rollout=dict(steps=10, **rollout), loss=loss, updates=updates, seed=seed, trackers=[]))
+    run = open_run(demo_recipe(rollout=dict(steps=10, **rollout), loss=loss, batch=8, updates=updates, seed=seed, trackers=[]))
     last = list(train(run))[-1]
     scores = {s.task: s.score for s in examine(run, n)}
     return dict(way=way, updates=updates, n=n, seed=seed, forwards=last.forwards, scores=scores, recovered={t: recovered(*at[t], s) for t, s in scores.items()})
@@ -45,7 +45,7 @@ def measure(way, updates, n, at, seed=0):
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument('--json', help='write every number to this file too')
-    a.add_argument('--updates', type=int, default=80)
+    a.add_argument('--updates', type=int, default=60)
     a.add_argument('-n', type=int, default=200, help='pictures per score')
     a = a.parse_args()
     at, results = levels(a.n), []

@@ -47,7 +47,7 @@ def world(merge=True):
     return run
 
 def questions(run):
-    "A round of the demo: 8 prompts for each of three teachers."
+    "A round of the demo: its prompts for each of three teachers."
     b = round_batch(run.recipe, run.sources, 0)
     return prior(run.bb.latent_shape(), seeded(b.seeds)), dict(run.bb.encode(b.prompts), task=b.tasks), b.seeds
 

@@ -15,7 +15,8 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from .adapters import Manifest, file_hash, net_hash, write_manifest
+from .adapters import Manifest, file_hash, write_manifest
+from .backbones import net_hash
 from .paths import interpolate, velocity
 from .pipeline import PixelPipeline, make_pipeline
 from .recipes import BaseRecipe
