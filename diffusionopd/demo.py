@@ -61,17 +61,18 @@ def contestants(
 
 # %% ../nbs/24_demo.ipynb #ddab9249
 def second_opinion(
-    bb:Backbone, # paints
-    models:dict, # name -> (field, guidance)
-    n:int,       # pictures per model
-    seed:int=0,  # of prompts and noise, as in `examine_all`
-)->dict:         # model -> share of strings read right, by our `templates` and by `tesseract`; empty where that is not installed
+    bb:Backbone,  # paints
+    models:dict,  # name -> (field, guidance)
+    n:int,        # pictures per model
+    seed:int=0,   # of prompts and noise, as in `examine_all`
+    batch:int=64, # pictures at a time
+)->dict:          # model -> share of strings read right, by our `templates` and by `tesseract`; empty where that is not installed
     "An independent engine reads the text task's pictures."
     try: readers = [get_reader('templates'), get_reader('tesseract')]
     except Refusal: return {}
     prompts, seeds = exam(prompt_source('embedded:text'), n, seed)
     def shares(f, w):
-        images = paint(bb, f, prompts, seeds, guidance=w)
+        images = paint(bb, f, prompts, seeds, guidance=w, batch=batch)
         return {r.name: round(float(judge_text(r, images, prompts)['exact'].mean()), 4) for r in readers}
     return {name: shares(f, w) for name, (f, w) in models.items()}
 
@@ -173,9 +174,9 @@ def demo(
     models['student'], begin = student_of(bb, r), begin-earlier(log, done)
     trained = perf_counter()-begin
     yield Stage('Scoring', len(models)*len(TASKS))
-    for s in examine_all(bb, models, n): scores.append(s); yield s
+    for s in examine_all(bb, models, n, batch=r.evaluation.batch): scores.append(s); yield s
     yield Stage('Reading and drawing')
-    opinion = second_opinion(bb, models, n)
+    opinion = second_opinion(bb, models, n, batch=r.evaluation.batch)
     draw_demo(folder, bb, models, scores)
     write_whole(folder/'results.md', tables(scores, opinion)+'\n')
     results = results_of(r, scores, opinion, log[-1]['forwards'], (trained, perf_counter()-begin))

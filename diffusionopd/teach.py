@@ -90,11 +90,11 @@ def gather(
     reward,        # function
     round:int,     # which round, from 0
 )->Pictures:       # n = prompts x pictures
-    "Paint and sort the pictures of a round."
+    "Paint and sort the pictures of a round, no more at a time than `fit` has rows in a step."
     P, K = r.prompts_per_iteration, r.images_per_prompt
     prompts = [p for i in range(P) for p in [source(round*P+i, r.seed)]*K]
     seeds = [seed_of('teach', r.seed, round, i) for i in range(P*K)]
-    images = paint(bb, adapter_field(bb, 'old'), prompts, seeds, r.steps, r.guidance, batch=90)
+    images = paint(bb, adapter_field(bb, 'old'), prompts, seeds, r.steps, r.guidance, batch=-(-P*K//r.inner_steps)*r.levels)
     got = score(reward, images, prompts)['score']
     good = optimality(got.reshape(P, K), r.clip).reshape(-1)
     return Pictures(images*2-1, bb.encode(prompts), torch.tensor(good, dtype=torch.float32, device=images.device), float(got.mean()))
@@ -186,7 +186,8 @@ def teach(
         rate.step()
         follow(bb.net, 'old', 'new', min(r.lag, .05*i))
         n, e, got = pictures_due(r, i), r.evaluation, None
-        if n: got = judge(bb, r.task, adapter_field(bb, 'new'), r.task, source, reward, n, e.seed, steps=e.steps, guidance=r.guidance)
+        sampler = dict(steps=e.steps, guidance=r.guidance, batch=e.batch)
+        if n: got = judge(bb, r.task, adapter_field(bb, 'new'), r.task, source, reward, n, e.seed, **sampler)
         yield Taught(i+1, loss, seen.reward, (i+1)*len(seen.x0), got)
 
 # %% ../nbs/20_teach.ipynb #af15800c
