@@ -6,9 +6,10 @@
 __all__ = ['app', 'console', 'Version', 'RecipeFile', 'BaseFile', 'Prompts', 'Kind', 'NewFile', 'Out', 'DemoOut', 'Png', 'Json',
            'Long', 'Resume', 'Quiet', 'Threads', 'Plugins', 'Updates', 'NewSeed', 'NewModel', 'Seed', 'Each', 'Final',
            'Pictures', 'Steps', 'Guidance', 'Model', 'Adapters', 'TaskNames', 'Reward', 'Wording', 'top', 'said',
-           'threads', 'room_for', 'Bars', 'bars', 'short', 'show_score', 'reading', 'scores_in', 'follow', 'watch',
-           'option', 'read_recipe', 'tell', 'demo_command', 'distill_command', 'teach_command', 'pretrain_command',
-           'save_grid', 'sample_command', 'write_json', 'evaluate_command', 'init_command', 'quieten', 'main']
+           'threads', 'room_for', 'speaks', 'Bars', 'bars', 'short', 'show_score', 'reading', 'scores_in', 'follow',
+           'watch', 'option', 'read_recipe', 'tell', 'demo_command', 'distill_command', 'teach_command',
+           'pretrain_command', 'save_grid', 'sample_command', 'write_json', 'evaluate_command', 'init_command',
+           'quieten', 'main']
 
 # %% ../nbs/25_cli.ipynb #dcb633d0
 import json, os, shlex, sys
@@ -62,6 +63,11 @@ def room_for(
     return path
 
 # %% ../nbs/25_cli.ipynb #d07ab380
+def speaks()->bool:
+    "Is this the only process, or the first of several?"
+    return os.environ.get('RANK', '0') == '0'
+
+# %% ../nbs/25_cli.ipynb #00b59b4f
 class Bars(Progress):
     "Progress bars with a line of numbers below the last."
     def get_renderables(self):
@@ -73,7 +79,7 @@ def bars(
 )->Progress:          # empty
     "The progress bars of every long command."
     return Bars(SpinnerColumn(), TextColumn('{task.description}'), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
-                TextColumn('left'), TimeRemainingColumn(), console=console, disable=quiet)
+                TextColumn('left'), TimeRemainingColumn(), console=console if speaks() else Console(quiet=True), disable=quiet)
 
 # %% ../nbs/25_cli.ipynb #3f1176ec
 def short(
@@ -245,7 +251,7 @@ def distill_command(recipe:RecipeFile, out:Out=None, seed:NewSeed=None, updates:
     from diffusionopd.runs import distill
     threads(cpu_threads)
     watch(distill(r, resume, said()), 'Distilling', r.updates, quiet)
-    typer.echo(f'Student: {Path(r.out)/"student"}   Figures: {Path(r.out)/"figures"}')
+    if speaks(): typer.echo(f'Student: {Path(r.out)/"student"}   Figures: {Path(r.out)/"figures"}')
 
 # %% ../nbs/25_cli.ipynb #3b6bf68e
 @app.command('teach')
