@@ -1,5 +1,5 @@
 "A run that is stopped, by whom and how ever, ends where it would have ended."
-import signal, time
+import json, signal, socket, time
 
 import pytest
 
@@ -8,7 +8,7 @@ from installed import SMALL, edit, lines, write
 RECIPE = edit(SMALL, updates=40, checkpoint_every=7, evaluation=dict(every=10, n=2, final=3, steps=2), rollout__steps=2, trackers=[])
 WEIGHTS = 'adapter_model.safetensors'
 
-def log_of(run): return [{k: v for k, v in r.items() if k != 'seconds'} for r in lines(run/'log.jsonl')]
+def log_of(run): return [{k: v for k, v in r.items() if k not in ('seconds', 'elapsed')} for r in lines(run/'log.jsonl')]
 
 @pytest.fixture(scope='module')
 def whole(opd, tmp_path_factory):
@@ -72,6 +72,64 @@ def test_another_recipe_is_refused(opd, whole):
     refused(opd.run(folder, 'distill', 'recipe.yaml', '-q', '--resume', '--out', 'nowhere'), 'nowhere', 'no run to resume')
     refused(opd.run(folder, 'distill', 'recipe.yaml', '-q'), 'holds a run already', '--resume')
     assert {p: p.stat().st_mtime_ns for p in whole.rglob('*')} == before and not (folder/'nowhere').exists()
+
+def test_another_kind_of_run_is_refused(opd, whole, tmp_path):
+    "A specialist's folder, and a run that was begun under another seed and has no checkpoint yet, are left as they are."
+    specialist = tmp_path/'specialist'
+    specialist.mkdir()
+    (specialist/'recipe.json').write_text(json.dumps(dict(task='text', prompts='embedded:text')))
+    (specialist/'log.jsonl').write_text('{"update": 60}\n')
+    begun = tmp_path/'begun'
+    begun.mkdir()
+    (begun/'recipe.json').write_bytes((whole/'recipe.json').read_bytes())
+    before = {p: p.read_bytes() for p in tmp_path.rglob('*.json*')}
+    write(tmp_path, edit(RECIPE, seed=1))
+    refused(opd.run(tmp_path, 'distill', 'recipe.yaml', '-q', '--resume', '--out', 'specialist'), 'specialist holds a run of teach')
+    refused(opd.run(tmp_path, 'distill', 'recipe.yaml', '-q', '--resume', '--out', 'begun'), 'begun holds another run: seed was 0, is 1')
+    assert {p: p.read_bytes() for p in tmp_path.rglob('*.json*')} == before
+
+def test_time_goes_on(stopped, whole):
+    "What a stopped run took is not forgotten; lost updates and loading count too."
+    for run in stopped[0], whole:
+        log = lines(run/'log.jsonl')
+        assert all(a['elapsed'] < b['elapsed'] for a, b in zip(log, log[1:])) and log[-1]['elapsed'] > sum(r['seconds'] for r in log)
+
+RANK = '''
+import os
+os.environ.update(RANK='{rank}', LOCAL_RANK='{rank}', WORLD_SIZE='2', LOCAL_WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT='{port}', ACCELERATE_USE_CPU='true')
+from diffusionopd.errors import Refusal
+from diffusionopd.recipes import load_recipe
+from diffusionopd.runs import distill
+try: print(len(list(distill(load_recipe('distill', 'recipe.yaml')))))
+except Refusal as e: print(e)
+'''
+
+def together(opd, folder):
+    "The run of a folder, by two processes that share its rows; returns what each of them printed."
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    return [p.end().ok().stdout.strip() for p in [opd.start(folder, code=RANK.format(rank=r, port=port)) for r in (0, 1)]]
+
+def test_two_processes_are_one_run(opd, tmp_path):
+    "They share the rows, one of them writes, and the log is that of all rows."
+    small = edit(RECIPE, updates=3, checkpoint_every=2, evaluation=dict(every=2, n=2, final=2, steps=2), loss=dict(lam=1.1))
+    runs = []
+    for name in 'alone', 'both':
+        folder = tmp_path/name
+        folder.mkdir()
+        write(folder, small)
+        runs.append(folder/'run')
+    opd.run(tmp_path/'alone', 'distill', 'recipe.yaml', '-q').ok()
+    assert together(opd, tmp_path/'both') == ['6', '6']
+    assert sorted(p.name for p in runs[0].iterdir()) == sorted(p.name for p in runs[1].iterdir())
+    for one, two in zip(*map(log_of, runs), strict=True):
+        assert one['forwards'] == two['forwards'] and one['loss'] == pytest.approx(two['loss'], rel=1e-3) and one['norm'] == pytest.approx(two['norm'], rel=1e-3)
+        for k in 'kl', 'surrogate':
+            for t in one[k]: assert one[k][t] == pytest.approx(two[k][t], rel=1e-2)
+    assert [len(lines(run/'scores.jsonl')) for run in runs] == [6, 6]
+    first, second = together(opd, tmp_path/'both')
+    assert 'holds a run already' in first and first == second  # one decides, both hear it
 
 def test_damaged_checkpoint_is_refused(opd, stopped):
     run, *_ = stopped
