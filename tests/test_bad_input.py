@@ -71,6 +71,8 @@ def test_recipe(change, words, refuses, tmp_path):
     ('no prompt file', dict(prompts='nowhere.txt'), ['prompts: ', "'nowhere.txt'"]),
     ('unknown layers', dict(student__targets=['nonsense']), ['student.targets: ', "'nonsense'"]),
     ('averaged', dict(optimiser__ema=.9), 'optimiser.ema'),
+    ('no pipeline folder', dict(model='nowhere'), ['model: ', "'nowhere'"]),
+    ('no such plugin', dict(plugins=['nowhere.py']), ['plugins', "'nowhere.py'"]),
     ('one picture a prompt', dict(images_per_prompt=1), ['images_per_prompt', '2']),
     ('unknown field', dict(itertions=3), ["'itertions'", "'iterations'"]),
     ('start from an adapter', dict(student__start='somewhere'), 'student.start'),

@@ -75,12 +75,12 @@ def test_folder_of_a_run(student, opd):
     log = [strict(line) for line in (run/'log.jsonl').read_text().splitlines()]
     assert [r['update'] for r in log] == list(range(1, 46))
     for r in log:
-        assert {'update', 'loss', 'gap', 'kl', 'steps', 'norm', 'lr', 'forwards', 'seconds'} <= set(r)
+        assert {'update', 'loss', 'gap', 'kl', 'steps', 'norm', 'lr', 'forwards', 'seconds', 'elapsed', 'surrogate'} <= set(r)
         assert set(r['gap']) == set(r['kl']) == set(TASKS) and all(len(v) == 5 for v in r['kl'].values()) and r['steps'] == list(range(5))
     for name in 'curves.png', 'divergence.png': Image.open(run/'figures'/name).verify()
     tags = opd.python(folder, '''
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-e = EventAccumulator('run/tensorboard'); e.Reload()
+e = EventAccumulator('run/tensorboard/diffusionopd'); e.Reload()
 print(*[f'{t}:{len(e.Scalars(t))}' for t in e.Tags()['scalars']])''').split()
     assert {f'gap/{t}:45' for t in TASKS} | {f'kl/{t}:45' for t in TASKS} | {'loss:45'} <= set(tags)
 
