@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PEFT_FILE', 'DIFFUSERS_FILE', 'tuner_layers', 'adapter_names', 'adapter_parameters', 'switch', 'strip', 'remove',
            'attempt', 'target_layers', 'inject', 'add_lora', 'use', 'adapter_field', 'module_field', 'merged',
-           'Manifest', 'check_manifest', 'write_manifest', 'read_manifest', 'grid_note', 'file_hash', 'adapter_state',
-           'plain', 'save_layout', 'save_adapter', 'check_settings', 'read_settings', 'read_adapter', 'check_state',
-           'load_adapter', 'gap']
+           'Manifest', 'check_manifest', 'jsonable', 'write_manifest', 'read_manifest', 'grid_note', 'file_hash',
+           'adapter_state', 'plain', 'save_layout', 'save_adapter', 'check_settings', 'read_settings', 'read_adapter',
+           'check_state', 'load_adapter', 'gap']
 
 # %% ../nbs/15_adapters.ipynb #a68927de
 import copy, hashlib, inspect, json, math, re, warnings
@@ -256,13 +256,22 @@ def check_manifest(
         refuse(not rules.get(k, is_(str))(v), f'{where} is not a manifest: {k} cannot be {short(v)}')
     return known | {k: tuple(v) for k, v in known.items() if k=='sigmas'}
 
-# %% ../nbs/15_adapters.ipynb #a41923c7
+# %% ../nbs/15_adapters.ipynb #ae2bb0e5
+def jsonable(
+    value, # numbers, strings, None, and lists or dicts of them
+):         # the same, with None for each number that is not finite
+    "What JSON can hold."
+    if isinstance(value, dict): return {k: jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)): return [jsonable(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+# %% ../nbs/15_adapters.ipynb #e296bcff
 def write_manifest(
     m:Manifest, # what is known
     folder,     # where the weights lie
 ):
     "Write the manifest of a folder."
-    (Path(folder)/'manifest.json').write_text(json.dumps(asdict(m), indent=1)+'\n')
+    (Path(folder)/'manifest.json').write_text(json.dumps(jsonable(asdict(m)), indent=1, allow_nan=False)+'\n')
 
 def read_manifest(
     folder,  # where the weights lie

@@ -140,12 +140,14 @@ def watch(
     total:int=None,   # events to come, if that is known
     quiet:bool=False, # print scores only
 ):                    # the last event, None if there was none
-    "Show events until there are no more."
+    "Show events until there are no more. A signal is heeded when the next event is due."
+    from diffusionopd.runs import stoppable
     last = None
     with bars(quiet) as progress:
         progress.add_task(what, total=total, note='')
         try:
-            for last in events: follow(progress, last)
+            with stoppable():
+                for last in events: follow(progress, last)
         except Refusal:
             progress.live.transient = True # the sentence is enough
             raise

@@ -27,7 +27,7 @@ from .show import panels, savefig
 from .world import TASKS, TAUGHT
 
 # %% ../nbs/24_demo.ipynb #13b1a427
-LENGTHS = dict(short=140, long=450)
+LENGTHS = dict(short=240, long=700)
 TARGETS = ('attn.to_q', 'attn.to_k', 'attn.to_v', 'attn.to_out.0', 'attn.add_q_proj', 'attn.add_k_proj', 'attn.add_v_proj', 'attn.to_add_out',
            'text_embedder.linear_1', 'text_embedder.linear_2', 'norm1.linear', 'norm1_context.linear', 'ff.net.0.proj', 'ff.net.2',
            'context_embedder', 'norm_out.linear', 'proj_out')
@@ -43,7 +43,8 @@ def demo_recipe(
     refuse(length not in LENGTHS, f'the demo has the lengths {", ".join(LENGTHS)}, not {length!r}')
     tasks = {t: dict(prompts=f'embedded:{t}', teacher=f'embedded:{t}', reward='embedded') for t in TAUGHT}
     settings = dict(tasks=tasks, updates=LENGTHS[length], out=str(out), seed=seed, merge_teachers=True, loss=dict(query='drop_last'),
-                    student=dict(targets=list(TARGETS)), optimiser=dict(lr=3e-3), evaluation=dict(every=50, n=48, final=0))
+                    student=dict(targets=list(TARGETS)), optimiser=dict(lr=6e-3), batch=12, rollout=dict(steps=5),
+                    evaluation=dict(every=50, n=48, final=0))
     return make_recipe(DistillRecipe, {**settings, **kw})
 
 # %% ../nbs/24_demo.ipynb #725a3700

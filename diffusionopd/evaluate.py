@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 
 from .adapters import PEFT_FILE, adapter_field, adapter_names, load_adapter
@@ -151,7 +152,7 @@ def own_device(
     device=None, # such as `cuda:1` or `cpu`; None: what accelerate takes
 )->torch.device:
     "Where a model is put."
-    return PartialState().device if device is None else torch.device(device)
+    return PartialState(cpu=parse_flag_from_env('ACCELERATE_USE_CPU')).device if device is None else torch.device(device)
 
 # %% ../nbs/17_evaluate.ipynb #3d4be11e
 def teacher_folder(

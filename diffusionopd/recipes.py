@@ -46,11 +46,12 @@ Precision = Annotated[Literal['no', 'bf16', 'fp16'], BeforeValidator(lambda v: '
 # %% ../nbs/18_recipes.ipynb #667b279a
 class Task(Part):
     "One task: its prompts and who teaches it."
-    prompts: str = Setting(description='where the prompts come from: embedded:TASK, or a text file with one prompt a line')
+    prompts: str = Setting(description='where the prompts come from: embedded:TASK, or a text file with one prompt a line, of which a tenth is held out')
     teacher: str = Setting(description='who teaches: embedded:TASK, or a folder with a LoRA adapter')
     guidance: float | None = Setting(None, ge=0, description="the teacher's guidance scale, 1 for none; empty: what its manifest says")
     weight: float = Setting(1., gt=0, description='weight of the task in the loss')
     reward: str | None = Setting(None, description='reward to watch at evaluations (embedded, or one you registered); never trained on')
+    other_schedule: bool = Setting(False, description="ask the teacher even where its manifest names another noise schedule than the run's")
 
 # %% ../nbs/18_recipes.ipynb #2ea8e739
 class Rollout(Part):

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from .adapters import DIFFUSERS_FILE, PEFT_FILE, Manifest, adapter_field, adapter_parameters, add_lora, file_hash, gap, load_adapter
-from .adapters import merged, module_field, save_adapter, strip, write_manifest
+from .adapters import grid_note, merged, module_field, save_adapter, strip, write_manifest
 from .backbones import Backbone, load_backbone
 from .distill import one_pass
 from .divergence import kl_weight
@@ -89,6 +89,8 @@ def hire(
     "A teacher that is worth asking. Raises `Refusal`."
     t, source = r.tasks[task], prompt_source(r.tasks[task].prompts)
     teacher = load_teacher(bb, task, r) if given is None else given if isinstance(given, Teacher) else Teacher(given)
+    other = '' if t.other_schedule else grid_note(teacher.manifest, bb.sigmas(r.rollout.steps))
+    refuse(bool(other), f'the teacher of task {task!r} does not fit: {other}; set its other_schedule to true if you want that')
     far = gap(teacher.field, adapter_field(bb, None), bb.start(seeded([1, 2])), condition(bb, [source(i) for i in range(2)], [task]*2))
     refuse(not math.isfinite(far), f'the teacher of task {task!r} gives answers that are not finite')
     refuse(far < 1e-4, f'the teacher of task {task!r} answers like the base model: {t.teacher} teaches nothing')
