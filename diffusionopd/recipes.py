@@ -23,7 +23,7 @@ from .objective import PRESETS, QUERIES, ROUTES, Objective
 # %% ../nbs/18_recipes.ipynb #7fcf62a7
 class Part(BaseModel):
     "A group of settings: unknown names are refused, and so is yes or no where a number belongs."
-    model_config = ConfigDict(extra='forbid', frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra='forbid', frozen=True, allow_inf_nan=False, protected_namespaces=())
 
     @field_validator('*', mode='before')
     @classmethod
@@ -259,7 +259,7 @@ def fields_at(
     "Which names could stand at the end of a path?"
     for key in path[:-1]:
         kind = Task if key == 'tasks' else getattr(model.model_fields.get(key), 'annotation', None)
-        if isinstance(kind, type) and issubclass(kind, BaseModel): model = kind
+        if hasattr(kind, 'model_fields'): model = kind
     return list(model.model_fields)
 
 # %% ../nbs/18_recipes.ipynb #7e2f32d3
@@ -268,7 +268,7 @@ def hint(
     path:tuple, # keys from the top of the file, to a name that does not belong there
 )->str:         # the end of a sentence
     "What could have been meant by an unknown name."
-    name, group = path[-1], lambda kind: isinstance(kind, type) and issubclass(kind, BaseModel)
+    name, group = path[-1], lambda kind: hasattr(kind, 'model_fields') # Python 3.10 calls list[str] a type
     homes = [f'{k}.{name}' for k, i in model.model_fields.items() if group(i.annotation) and name in i.annotation.model_fields]
     return f'did you mean {homes[0]!r}?' if homes and name not in fields_at(model, path) else nearest(name, fields_at(model, path))
 
