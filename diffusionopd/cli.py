@@ -388,7 +388,7 @@ def init_command(kind:Kind='distill', path:NewFile='recipe.yaml'):
     refuse(file.exists(), f'{path} is there already: name another file, or remove it')
     fresh = dict(distill=lambda: demo_recipe(out='runs/distill', evaluation={}), base=BaseRecipe,
                  teach=lambda: TeachRecipe(task='text', prompts='embedded:text'))
-    write_whole(file, f'# A recipe for: {command}\n# Every field is shown with its value; leave out what you do not change.\n{commented(fresh[kind]())}\n')
+    write_whole(file, f'# A recipe for: {command}\n# Every field is shown with a value that works here; one that is left out takes its default.\n{commented(fresh[kind]())}\n')
     typer.echo(f'{path}: edit it, then run: {command}')
 
 # %% ../nbs/25_cli.ipynb #aca33ce0
