@@ -1,6 +1,6 @@
 """One pass against rollout and replay, and the price of an update, on the model inside the package.
 
-    python benchmarks/one_pass.py                # everything, minutes on one core
+    python benchmarks/one_pass.py                # everything, about ten minutes on one core
     python benchmarks/one_pass.py --json one_pass.json --repeats 9
 
 What is measured, and how, is told in benchmarks/README.md."""
