@@ -316,9 +316,9 @@ def concerning(
 class Once(yaml.SafeLoader):
     "YAML of plain values, in which no key is given twice."
     def construct_mapping(self, node, deep=False):
-        keys = [k.value for k, _ in node.value if k.tag != 'tag:yaml.org,2002:merge']
-        twice = [k for k in keys if keys.count(k) > 1]
-        if twice: raise yaml.constructor.ConstructorError(None, None, f'the key {twice[0]!r} is given twice', node.start_mark)
+        for i, (k, _) in enumerate(node.value):
+            again = k.tag != 'tag:yaml.org,2002:merge' and k.value in [o.value for o, _ in node.value[:i]]
+            if again: raise yaml.constructor.ConstructorError(None, None, f'the key {k.value!r} is given twice', k.start_mark)
         return super().construct_mapping(node, deep)
 
 # %% ../nbs/18_recipes.ipynb #8850b1d0
@@ -331,10 +331,13 @@ def load_recipe(
 )->BaseModel:    # validated
     "Read a recipe. Raises `Refusal` for a file that is missing or wrong."
     path = Path(path).expanduser()
+    refuse(path.is_dir(), f'{str(path)!r} is a folder, not a recipe')
     refuse(not path.is_file(), f'there is no recipe {str(path)!r}; write one with: diffusionopd init {kind} {path.name}')
     try: settings = yaml.load(path.read_text(encoding='utf-8'), Once)
     except (yaml.YAMLError, ValueError, OSError, RecursionError) as e:
-        refuse(True, f'{path} is not readable as YAML: {" ".join(str(e).split())[:200]}')
+        at = getattr(e, 'problem_mark', None)
+        why = f'line {at.line+1}: {e.problem}' if at else ' '.join(str(e).split())[:200]
+        refuse(True, f'{path} is not readable as YAML: {why}')
     refuse(not isinstance(settings, dict), f'{path} must hold fields with values')
     return make_recipe(KINDS[kind], {**settings, **{k: v for k, v in overrides.items() if v is not None}}, str(path))
 
