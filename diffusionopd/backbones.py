@@ -113,6 +113,7 @@ class Backbone:
     def net(self)->nn.Module: return getattr(self.pipe, self.component)
     @property
     def device(self): return next(self.net.parameters()).device
+    def check(self, prompts:list): pass                              # refuse prompts that this family cannot read
     def encode(self, prompts:list)->dict: raise NotImplementedError  # b prompts -> condition with b rows
     def latent_shape(self)->tuple: raise NotImplementedError         # of one sample, without the batch
     def predict(self, net, x, sigma, cond): raise NotImplementedError # in the dtype of `net`; `sigma` is `(b,)`, float32 or wider
@@ -140,8 +141,9 @@ def backbone_for(
 class PixelBackbone(Backbone):
     "The embedded world's pipeline."
     probes = ('', 'draw two red ring')
+    def check(self, prompts): check_captions(prompts)
     def encode(self, prompts):
-        check_captions(prompts)
+        self.check(prompts)
         states, pooled = self.pipe.encode_prompt(prompts)
         return dict(states=states, pooled=pooled)
     def latent_shape(self): return (self.net.config.in_channels, HEIGHT, WIDTH)
@@ -222,14 +224,15 @@ def find_model(
     path = asset('base') if name=='embedded' else Path(name).expanduser()
     if not path.exists():
         refuse(name=='embedded', 'the embedded base model is missing from this installation: reinstall the package')
-        refuse(name.count('/')!=1 or name[0] in './~', f'there is no folder {name!r}: give a folder written by save_pretrained, '
+        ours = name.count('/')!=1 or name[0] in './~' or path.parent.is_dir()
+        refuse(ours, f'there is no folder {name!r}: give a folder written by save_pretrained, '
                'a hub name such as stabilityai/stable-diffusion-3.5-medium, or embedded')
         return name, DiffusionPipeline
     index = path/'model_index.json'
     refuse(not index.is_file(), f'{str(path)!r} holds no model_index.json, so it is not a diffusers pipeline')
-    try: ours = json.loads(index.read_text())['_class_name']=='PixelPipeline'
+    try: pixel = json.loads(index.read_text())['_class_name']=='PixelPipeline'
     except (ValueError, KeyError, TypeError) as e: refuse(True, f'{index} does not describe a pipeline: {e!r}')
-    return path, PixelPipeline if ours else DiffusionPipeline
+    return path, PixelPipeline if pixel else DiffusionPipeline
 
 # %% ../nbs/14_backbones.ipynb #6aea7f91
 def load_pipeline(
@@ -242,7 +245,8 @@ def load_pipeline(
         without = {k: None for k, v in cls.load_config(what).items() if v==[None, None]}
         return cls.from_pretrained(what, dtype=dtype, use_safetensors=True, **without)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as e:
-        refuse(True, f'the model {str(what)!r} cannot be loaded: {" ".join(str(e).split())[:300]}')
+        away = '' if isinstance(what, Path) else ' from the Hugging Face hub, and there is no such folder here'
+        refuse(True, f'the model {str(what)!r} cannot be loaded{away}: {" ".join(str(e).split())[:300]}')
 
 # %% ../nbs/14_backbones.ipynb #d4c81c6b
 def load_backbone(

@@ -6,7 +6,7 @@
 __all__ = ['Seed', 'Share', 'Precision', 'ROLLOUT_KEYS', 'LOSS_KEYS', 'SAY', 'KINDS', 'Part', 'Task', 'Rollout', 'Loss',
            'Student', 'Optimiser', 'Evaluation', 'load_plugin', 'load_plugins', 'check_names', 'with_preset', 'Method',
            'DistillRecipe', 'TeachRecipe', 'BaseRecipe', 'fields_at', 'hint', 'explain', 'make_recipe', 'concerning',
-           'Once', 'load_recipe', 'written', 'commented']
+           'Once', 'other_kind', 'load_recipe', 'written', 'commented']
 
 # %% ../nbs/18_recipes.ipynb #18cf6ad1
 import hashlib, importlib, importlib.util, reprlib, sys
@@ -61,8 +61,12 @@ class Rollout(Part):
     steps: int = Setting(10, ge=1, le=1000, description='sampler steps')
     guidance: float = Setting(1., ge=0, description="the student's guidance scale, in the rollout and in the loss")
 
+    @field_validator('solver')
+    @classmethod
+    def known(cls, v): return Objective(solver=v).solver
+
     @model_validator(mode='after')
-    def known(self):
+    def fitting(self):
         Objective(self.solver, self.eta)
         if self.solver in ('flow_sde', 'dance_sde') and self.eta == 0: raise ValueError(f'{self.solver} needs eta above 0; use euler for the ODE')
         return self
@@ -79,8 +83,14 @@ class Loss(Part):
     anchor: float = Setting(0., ge=0, description='weight of a pull towards one field on all samples; 0: none')
     anchor_to: str = Setting('base', description='that field: base, or the name of a task, whose teacher it then is')
 
+    @field_validator('weighting', 'query', 'route')
+    @classmethod
+    def known(cls, v, info):
+        Objective(**{info.field_name: v})
+        return v
+
     @model_validator(mode='after')
-    def known(self):
+    def fitting(self):
         Objective(weighting=self.weighting, query=self.query, k=self.k, route=self.route, lam=self.lam, anchor=self.anchor)
         return self
 
@@ -322,7 +332,16 @@ class Once(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 # %% ../nbs/18_recipes.ipynb #8850b1d0
-KINDS = dict(distill=DistillRecipe, teach=TeachRecipe, base=BaseRecipe)
+KINDS = dict(distill=DistillRecipe, teach=TeachRecipe, pretrain=BaseRecipe)
+
+def other_kind(
+    kind:str,      # a key of `KINDS`
+    settings:dict, # what a file says
+)->str:            # another key, whose fields it has; empty if there is none, or if it fits `kind`
+    "Which command a recipe was written for, if not for this one."
+    fits = lambda fields: settings.keys() <= fields.keys()
+    whole = lambda fields: fits(fields) and all(k in settings for k, f in fields.items() if f.is_required())
+    return '' if fits(KINDS[kind].model_fields) else next((k for k, model in KINDS.items() if whole(model.model_fields)), '')
 
 def load_recipe(
     kind:str,    # a key of `KINDS`
@@ -339,6 +358,8 @@ def load_recipe(
         why = f'line {at.line+1}: {e.problem}' if at else ' '.join(str(e).split())[:200]
         refuse(True, f'{path} is not readable as YAML: {why}')
     refuse(not isinstance(settings, dict), f'{path} must hold fields with values')
+    other = other_kind(kind, settings)
+    refuse(bool(other), f'{path} is a recipe for diffusionopd {other}, not for {kind}')
     return make_recipe(KINDS[kind], {**settings, **{k: v for k, v in overrides.items() if v is not None}}, str(path))
 
 # %% ../nbs/18_recipes.ipynb #f4023e61

@@ -82,9 +82,11 @@ def vacant(
     "Look whether a folder is free for a run. Raises `Refusal` where another run lives, or where none does to go on with."
     folder = Path(folder).expanduser()
     used = sorted({p.name for mark in MARKS for p in folder.glob(mark)}) if folder.is_dir() else []
+    other = sorted(p.name for p in folder.iterdir() if not p.name.startswith('.')) if folder.is_dir() and not used else []
     way = 'go on with it by --resume, or' if resumable else 'remove it, or'
     refuse(bool(used) and not resume, f'{folder} holds a run already ({", ".join(used[:3])}): {way} name another folder with --out')
     refuse(resume and not used, f'{folder} holds no run to resume: leave --resume out to start one')
+    refuse(bool(other), f'{folder} is not empty ({", ".join(other[:3])}): name a new folder with --out')
     there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     refuse(not there.is_dir(), f'cannot write to {folder}: {there} is not a folder')
     refuse(not os.access(there, os.W_OK), f'cannot write to {folder}: {there} is not open to you')

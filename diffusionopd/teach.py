@@ -19,7 +19,7 @@ from torch import Tensor
 from .adapters import Manifest, adapter_field, adapter_parameters, add_lora, save_adapter
 from .backbones import Backbone, load_backbone
 from .errors import refuse
-from .evaluate import Score, get_reward, judge, own_device, paint, score
+from .evaluate import Score, get_reward, judge, legible, own_device, paint, score
 from .fields import take
 from .paths import bcast, interpolate, velocity
 from .pretrain import code_commit, draw_sigmas, lr_share
@@ -161,10 +161,11 @@ def open_teach(
     device=None,   # see `own_device`
 )->Backbone:       # the model that `r` names, ready to be taught
     "Check a recipe and load its model. Raises `Refusal`; bad names are found before the model is loaded."
-    settled(r)
+    source, _ = settled(r)
     with concerning('model'):
         bb = load_backbone(r.model, device=own_device(device))
         pixels_only(bb)
+    with concerning('prompts'): legible(source, bb, r.reward)
     return bb
 
 # %% ../nbs/20_teach.ipynb #92011720

@@ -210,7 +210,7 @@ def test_folder_without_permission(refuses, tmp_path):
     (('sample', 'write 47 red', '-a', 'nowhere'), "'nowhere'"),
     (('sample', 'write 47 red', '-a', 'embedded:txt'), ["'txt'", "'text'"]),
     (('sample', 'write 47 red', '--model', 'nowhere'), "'nowhere'"),
-    (('sample', 'write 47 red', '--steps', '2', '--n', '1', '--out', 'file/a.png'), ['cannot write', 'file/a.png']),
+    (('sample', 'write 47 red', '--steps', '2', '-n', '1', '--out', 'file/a.png'), ['cannot write', 'file/a.png']),
     (('sample', 'write 47 red', '--guidance', 'inf'), ['guidance', 'inf']),
     (('sample', 'write 47 red', '--plugin', 'nowhere.py'), ['plugins', "'nowhere.py'"]),
     (('evaluate', '-t', 'embedded:txt'), ["'txt'", "'text'"]),

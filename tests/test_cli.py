@@ -49,7 +49,7 @@ def test_version(opd, tmp_path):
     from diffusionopd import __version__
     assert opd.run(tmp_path, '--version').ok().stdout.strip() == __version__
 
-@pytest.mark.parametrize('kind', ['distill', 'teach', 'base'])
+@pytest.mark.parametrize('kind', ['distill', 'teach', 'pretrain'])
 def test_init(kind, opd, tmp_path):
     "A fresh recipe is valid, explains every field, and is not written over."
     opd.run(tmp_path, 'init', kind, 'r.yaml').ok()
@@ -162,10 +162,10 @@ def test_scores_of_the_manifest(student, opd):
 def test_sample(student, opd):
     folder, _ = student
     for out, more in ('a.png', []), ('b.png', []), ('c.png', ['-a', 'run/student']):
-        assert opd.run(folder, 'sample', 'write 47 red', '--n', 2, '--steps', 3, '--out', out, *more).ok().stdout.strip() == out
+        assert opd.run(folder, 'sample', 'write 47 red', '-n', 2, '--steps', 3, '--out', out, *more).ok().stdout.strip() == out
     a, b, c = ((folder/f).read_bytes() for f in ('a.png', 'b.png', 'c.png'))
     assert a == b != c
-    opd.run(folder, 'sample', 'write 47 red', 'pretty 47 red', '-a', 'embedded:text', '-a', 'run/student', '--n', 2, '--steps', 2, '--out', 'new/grid.png').ok()
+    opd.run(folder, 'sample', 'write 47 red', 'pretty 47 red', '-a', 'embedded:text', '-a', 'run/student', '-n', 2, '--steps', 2, '--out', 'new/grid.png').ok()
     one, four = Image.open(folder/'a.png'), Image.open(folder/'new'/'grid.png')
     assert one.mode == 'RGB' and four.size == (one.width, 4*one.height)
 
@@ -223,7 +223,7 @@ def test_teach_and_learn_from_it(opd, tmp_path):
 def test_pretrain(opd, tmp_path):
     write(tmp_path, dict(updates=2, batch=4), 'b.yaml')
     opd.run(tmp_path, 'pretrain', 'b.yaml', '--out', 'base', '-q').ok()
-    opd.run(tmp_path, 'sample', 'write 47 red', '--model', 'base', '--n', 1, '--steps', 2).ok()
+    opd.run(tmp_path, 'sample', 'write 47 red', '--model', 'base', '-n', 1, '--steps', 2).ok()
     assert strict((tmp_path/'base'/'manifest.json').read_text())['kind'] == 'base'
 
 @pytest.fixture(scope='module')

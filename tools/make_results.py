@@ -15,7 +15,7 @@ def run(folder, long, seed, n):
     "One demo, unless its results are there."
     if not (folder/'results.json').is_file():
         shutil.rmtree(folder, ignore_errors=True)
-        args = ['demo', '--out', folder, '--seed', seed, '--n', n, '--quiet', *(['--long'] if long else [])]
+        args = ['demo', '--out', folder, '--seed', seed, '-n', n, '--quiet', *(['--long'] if long else [])]
         print('$ diffusionopd', *args, flush=True)
         subprocess.run([*CLI, *map(str, args)], check=True)
     return json.loads((folder/'results.json').read_text())
