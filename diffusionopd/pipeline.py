@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_LENGTH', 'SPECIAL', 'VOCABULARY', 'make_tokenizer', 'check_captions', 'make_text_encoder', 'make_transformer',
-           'euler_steps', 'as_images', 'encode_captions', 'PixelPipeline', 'make_pipeline']
+           'euler_steps', 'as_images', 'encode_captions', 'load_lora', 'PixelPipeline', 'make_pipeline']
 
 # %% ../nbs/13_pipeline.ipynb #0f29d8bb
 import torch
@@ -118,10 +118,24 @@ def encode_captions(
     out = pipe.text_encoder(ids.to(pipe._execution_device))
     return out.last_hidden_state, out.text_embeds
 
+# %% ../nbs/13_pipeline.ipynb #4d1e7a90
+def load_lora(
+    pipe,              # its transformer gets the adapter
+    adapter,           # a folder, a hub name or a state dict, in the layout of diffusers
+    adapter_name=None, # of the adapter; None: diffusers finds one
+    **kw,              # passed to `lora_state_dict`, such as `weight_name`
+):
+    "Load an adapter of the transformer. Raises `Refusal` where there is none."
+    state, metadata = pipe.lora_state_dict(adapter, return_lora_metadata=True, **kw)
+    what = 'this state dict' if isinstance(adapter, dict) else repr(str(adapter))
+    refuse(not any(k.startswith('transformer.') for k in state), f'{what} holds no adapter of a transformer in the layout of diffusers')
+    pipe.load_lora_into_transformer(state, pipe.transformer, adapter_name=adapter_name, metadata=metadata, _pipeline=pipe)
+
+
 # %% ../nbs/13_pipeline.ipynb #fa4869e2
 class PixelPipeline(DiffusionPipeline, SD3LoraLoaderMixin):
     "Text to image in pixel space: SD3's transformer without an autoencoder."
-    model_cpu_offload_seq, text_encoder_2 = 'text_encoder->transformer', None  # the loader of adapters asks for a second encoder
+    model_cpu_offload_seq, load_lora_weights = 'text_encoder->transformer', load_lora
     def __init__(self, transformer, scheduler, text_encoder, tokenizer):
         super().__init__()
         self.register_modules(transformer=transformer, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer)

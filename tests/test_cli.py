@@ -143,6 +143,25 @@ net = PeftModel.from_pretrained(pipe.transformer, 'run/student').eval()
 assert torch.equal(ours, pictures(there, module_field(there, net)))
 ''')
 
+def test_shipped_adapters_elsewhere(opd, tmp_path):
+    "So are the adapters inside the package."
+    opd.python(tmp_path, '''
+import torch
+from diffusionopd.adapters import adapter_field, load_adapter
+from diffusionopd.backbones import asset, load_backbone
+from diffusionopd.pipeline import PixelPipeline
+from diffusionopd.rollout import prior, seeded
+bb, pipe = load_backbone('embedded'), PixelPipeline.from_pretrained(asset('base'))
+x, cond = prior(bb.latent_shape(), seeded([1])), bb.encode(['write 47 red'])
+plain = bb.velocity(pipe.transformer, x, .5, cond)
+for name, folder in [('student', asset('student')), *((p.name, p) for p in asset('teachers').iterdir())]:
+    load_adapter(bb, name, folder)
+    pipe.load_lora_weights(folder)
+    theirs = bb.velocity(pipe.transformer, x, .5, cond)
+    assert torch.equal(theirs, adapter_field(bb, name)(x, .5, cond)) and not torch.equal(theirs, plain)
+    pipe.unload_lora_weights()
+''')
+
 def test_evaluate(student, opd):
     folder, _ = student
     ended = opd.run(folder, 'evaluate', '-a', 'run/student', '-a', 'embedded:text', '-t', 'text', '-t', 'aesthetics', '-n', 6, '--steps', 3, '--out', 'scores/s.json').ok()

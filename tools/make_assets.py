@@ -50,14 +50,14 @@ def measure(out, n):
 
 def install(out):
     "Copy what ships into the package: weights, configurations and manifests."
-    from diffusionopd.adapters import PEFT_FILE
+    from diffusionopd.adapters import DIFFUSERS_FILE, PEFT_FILE
     assets = ROOT/'diffusionopd'/'assets'
     for old in ('base', 'teachers'): shutil.rmtree(assets/old, ignore_errors=True)
     shutil.copytree(out/'base', assets/'base', ignore=shutil.ignore_patterns('log.jsonl', 'recipe.json'))
     for t in TASKS:
         source, target = out/'teachers'/t, assets/'teachers'/t
         target.mkdir(parents=True)
-        for name in (PEFT_FILE, 'adapter_config.json', 'manifest.json', 'log.jsonl'): shutil.copy(source/name, target/name)
+        for name in (PEFT_FILE, DIFFUSERS_FILE, 'adapter_config.json', 'manifest.json', 'log.jsonl'): shutil.copy(source/name, target/name)
     size = sum(p.stat().st_size for p in assets.rglob('*') if p.is_file())/1e6
     print(f'{assets}: {size:.1f} MB')
     assert size < 10, 'the assets must stay below 10 MB'

@@ -35,5 +35,5 @@ if __name__ == '__main__':
         (assets/'results.json').write_text(json.dumps(results, indent=1)+'\n')
         shutil.rmtree(assets/'student', ignore_errors=True)
         (assets/'student').mkdir()
-        for name in ('adapter_model.safetensors', 'adapter_config.json', 'manifest.json'):
+        for name in ('adapter_model.safetensors', 'pytorch_lora_weights.safetensors', 'adapter_config.json', 'manifest.json'):
             shutil.copy(a.out/f'long-{a.seeds[0]}'/'student'/name, assets/'student'/name)
