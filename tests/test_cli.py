@@ -167,7 +167,7 @@ def test_evaluate(student, opd):
     ended = opd.run(folder, 'evaluate', '-a', 'run/student', '-a', 'embedded:text', '-t', 'text', '-t', 'aesthetics', '-n', 6, '--steps', 3, '--out', 'scores/s.json').ok()
     assert '| run/student |' in ended.stdout and '| embedded:text |' in ended.stdout
     scores = strict((folder/'scores'/'s.json').read_text())
-    assert [(s['model'], s['task']) for s in scores] == [(m, t) for m in ('run/student', 'embedded:text') for t in ('text', 'aesthetics')]
+    assert [(s['model'], s['task']) for s in scores] == [(m, t) for m in ('base', 'run/student', 'embedded:text') for t in ('text', 'aesthetics')]
     assert all(0 <= s['low'] <= s['score'] <= s['high'] <= 1 and s['n'] == 6 and s['sampler'] == 'euler 3 steps, guidance 1' for s in scores)
 
 def test_scores_of_the_manifest(student, opd):
