@@ -126,14 +126,17 @@ def faint(folder):
     weights(lambda k, v: v*1e-7 if 'lora_B' in k else v)(folder)
     settings('manifest.json', sha256='')(folder)  # else it would be refused for not being the file that was saved
 
+def bare(folder):
+    for file in folder.glob('*.safetensors'): file.unlink()
+
 def pickled(folder):
-    (folder/'adapter_model.safetensors').unlink()
+    bare(folder)
     torch.save({}, folder/'adapter_model.bin')
 
 BROKEN = {
     'truncated': (cut, 'adapter_model.safetensors'),
     'not safetensors': (lambda f: (f/'adapter_model.safetensors').write_text('hello'), 'adapter_model.safetensors'),
-    'no weights': (lambda f: (f/'adapter_model.safetensors').unlink(), 'holds no adapter'),
+    'no weights': (bare, 'holds no adapter'),
     'pickle': (pickled, 'pickle'),
     'no lora_B': (weights(lambda k, v: None if 'lora_B' in k else v), 'lora_B'),
     'one layer missing': (weights(lambda k, v: None if 'transformer_blocks.0.attn.to_q' in k else v), 'to_q'),
