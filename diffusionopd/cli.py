@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['app', 'console', 'Version', 'RecipeFile', 'BaseFile', 'Prompts', 'Kind', 'NewFile', 'Out', 'DemoOut', 'Png', 'Json',
            'Long', 'Resume', 'Accept', 'Quiet', 'Threads', 'Plugins', 'Updates', 'NewSeed', 'NewModel', 'Seed', 'Each',
-           'Final', 'Pictures', 'Steps', 'Guidance', 'Model', 'Adapters', 'TaskNames', 'Reward', 'Wording', 'top',
+           'Pictures', 'Steps', 'Guidance', 'Model', 'Adapters', 'TaskNames', 'Reward', 'Alone', 'Wording', 'top',
            'said', 'threads', 'room_for', 'speaks', 'Bars', 'bars', 'short', 'show_score', 'reading', 'scores_in',
            'follow', 'watch', 'option', 'read_recipe', 'tell', 'demo_command', 'distill_command', 'teach_command',
-           'pretrain_command', 'save_grid', 'sample_command', 'write_json', 'evaluate_command', 'init_command',
-           'quieten', 'main']
+           'pretrain_command', 'save_grid', 'strange', 'sample_command', 'write_json', 'evaluate_command',
+           'init_command', 'quieten', 'usage', 'main']
 
 # %% ../nbs/25_cli.ipynb #dcb633d0
 import json, os, shlex, sys
@@ -131,7 +131,7 @@ def follow(
     before, done = job.completed, job.completed+1 if done is None else done
     progress.update(job.id, completed=done, note=note)
     tenth = not job.total or done*10//job.total > before*10//job.total
-    if tenth and not progress.disable and not progress.console.is_terminal: print_line(f'{job.description} {done}/{job.total}  {note}')
+    if tenth and not progress.disable and not progress.console.is_terminal: print_line(f'{job.description} {done}/{job.total} after {job.elapsed or 0:.0f} s  {note}')
 
 # %% ../nbs/25_cli.ipynb #3c572941
 def watch(
@@ -162,42 +162,42 @@ def option(
     return typer.Option(*names, show_default=False, **kw)
 
 # %% ../nbs/25_cli.ipynb #c79d30e3
-RecipeFile = Annotated[str, typer.Argument(help='A YAML file; `diffusionopd init` writes one.')]
-BaseFile = Annotated[Optional[str], typer.Argument(help='A YAML file; none: the settings of the base inside the package.', show_default=False)]
-Prompts = Annotated[list[str], typer.Argument(help='What to paint; may be repeated.')]
-Kind = Annotated[str, typer.Argument(help='distill, teach or base.')]
-NewFile = Annotated[str, typer.Argument(help='File to write.')]
-Out = Annotated[Optional[str], option(help='Folder for everything that is written; replaces that of the recipe.')]
-DemoOut = Annotated[str, typer.Option(help='Folder for everything that is written.')]
-Png = Annotated[str, typer.Option(help='PNG file to write.')]
-Json = Annotated[Optional[str], option(help='Write the scores to this JSON file too.')]
+RecipeFile = Annotated[str, typer.Argument(metavar='RECIPE', help='A YAML file; `diffusionopd init` writes one.')]
+BaseFile = Annotated[Optional[str], typer.Argument(metavar='[RECIPE]', help='A YAML file; none: the settings of the base inside the package.', show_default=False)]
+Prompts = Annotated[list[str], typer.Argument(metavar='PROMPT...', help='What to paint; may be repeated.')]
+Kind = Annotated[str, typer.Argument(metavar='[COMMAND]', help='The command it is for: distill, teach or pretrain.')]
+NewFile = Annotated[str, typer.Argument(metavar='[FILE]', help='File to write.')]
+Out = Annotated[Optional[str], option(metavar='FOLDER', help='For everything that is written; replaces that of the recipe.')]
+DemoOut = Annotated[str, typer.Option(metavar='FOLDER', help='For everything that is written.')]
+Png = Annotated[str, typer.Option(metavar='FILE', help='PNG file to write.')]
+Json = Annotated[Optional[str], option(metavar='FILE', help='Write the scores to this JSON file too.')]
 Long = Annotated[bool, typer.Option('--long', help='More updates: a student that keeps nearly everything.')]
 Resume = Annotated[bool, typer.Option('--resume', help='Go on from the last good checkpoint.')]
 Accept = Annotated[bool, typer.Option('--accept-changes', help='With --resume: go on although the recipe or a teacher is not what it was.')]
 Quiet = Annotated[bool, typer.Option('--quiet', '-q', help='No progress bars.')]
 Threads = Annotated[Optional[int], typer.Option(help='CPU threads.', show_default='torch decides', min=1)]
-Plugins = Annotated[Optional[list[str]], option('--plugin', help='Your own code, run first: a module or .py file; may be repeated.')]
+Plugins = Annotated[Optional[list[str]], option('--plugin', metavar='MODULE', help='Your own code, run first: a module or .py file; may be repeated.')]
 Updates = Annotated[Optional[int], option(help='Replaces the number of updates of the recipe.', min=1)]
 NewSeed = Annotated[Optional[int], option(help='Replaces the seed of the recipe.', min=0, max=2**63-1)]
-NewModel = Annotated[Optional[str], option(help='Replaces the base of the recipe.')]
+NewModel = Annotated[Optional[str], option(metavar='MODEL', help='Replaces the base of the recipe.')]
 Seed = Annotated[int, typer.Option(help='Of prompts and noise.', min=0, max=2**63-1)]
-Each = Annotated[int, typer.Option(help='Pictures of each prompt.', min=1)]
-Final = Annotated[int, typer.Option(help='Pictures per task and model at the end.', min=2)]
-Pictures = Annotated[int, typer.Option('--pictures', '-n', help='Pictures per task.', min=2)]
+Each = Annotated[int, typer.Option('--pictures', '-n', help='Pictures of each prompt.', min=1)]
+Pictures = Annotated[int, typer.Option('--pictures', '-n', help='Pictures per task and model.', min=2)]
 Steps = Annotated[int, typer.Option(help='Sampler steps.', min=1, max=1000)]
 Guidance = Annotated[Optional[float], typer.Option(help='Guidance scale.', show_default="the adapter's own", min=0)]
 
 # %% ../nbs/25_cli.ipynb #da8c6735
-Model = Annotated[str, typer.Option(help='`embedded`, a folder written by save_pretrained, or a hub name.')]
-Adapters = Annotated[Optional[list[str]], option('--adapter', '-a', help='Adapter folder, embedded:TASK or embedded:student; may be repeated.')]
-TaskNames = Annotated[Optional[list[str]], typer.Option('--task', '-t', help='embedded:TASK or a prompt file; may be repeated.',
+Model = Annotated[str, typer.Option(metavar='MODEL', help='`embedded`, a folder written by save_pretrained, or a hub name.')]
+Adapters = Annotated[Optional[list[str]], option('--adapter', '-a', metavar='ADAPTER', help='Adapter folder, embedded:TASK or embedded:student; may be repeated.')]
+TaskNames = Annotated[Optional[list[str]], typer.Option('--task', '-t', metavar='TASK', help='embedded:TASK or a prompt file; may be repeated.',
                                                         show_default='all of the embedded world')]
 Reward = Annotated[str, typer.Option(help='Who scores: embedded, or a reward that a plugin registers.')]
+Alone = Annotated[bool, typer.Option('--no-base', help='Leave out the base, which is scored beside the adapters.')]
 Wording = Annotated[str, typer.Option(help='usual, or reworded: a wording no teacher ever saw.')]
 
 # %% ../nbs/25_cli.ipynb #6943fd1e
 def read_recipe(
-    kind:str,     # `distill`, `teach` or `base`
+    kind:str,     # `distill`, `teach` or `pretrain`
     path:str,     # of the recipe
     plugins=(),   # modules or .py files, run before the recipe is read; None: none
     **overrides,  # fields that replace those of the file, where they are not None
@@ -224,7 +224,7 @@ def tell(
 
 # %% ../nbs/25_cli.ipynb #0a00214e
 @app.command('demo')
-def demo_command(out:DemoOut='runs/demo', long:Long=False, seed:Seed=0, n:Final=200, resume:Resume=False, cpu_threads:Threads=None, quiet:Quiet=False):
+def demo_command(out:DemoOut='runs/demo', long:Long=False, seed:Seed=0, n:Pictures=200, resume:Resume=False, cpu_threads:Threads=None, quiet:Quiet=False):
     """Three specialists into one student, on the model inside the package; minutes on a laptop.
 
     Examples:
@@ -290,7 +290,7 @@ def pretrain_command(recipe:BaseFile=None, out:Out=None, seed:NewSeed=None, cpu_
     """
     from diffusionopd.recipes import BaseRecipe, load_recipe, make_recipe
     given = {k: v for k, v in dict(out=out, seed=seed).items() if v is not None}
-    r = load_recipe('base', recipe, **given) if recipe else make_recipe(BaseRecipe, given)
+    r = load_recipe('pretrain', recipe, **given) if recipe else make_recipe(BaseRecipe, given)
     from diffusionopd.runs import pretrain_to
     threads(cpu_threads)
     watch(pretrain_to(r, said()), 'Training the base', r.updates, quiet)
@@ -314,10 +314,25 @@ def save_grid(
     except OSError as e: refuse(True, f'cannot write {path}: {e.strerror or e}')
 
 # %% ../nbs/25_cli.ipynb #10190dea
+def strange(
+    prompts:list, # for the embedded model
+)->list:          # sentences
+    "What the embedded world has no picture for, though its model knows the words."
+    from diffusionopd.world import parse
+    def why(p):
+        try: parse(p)
+        except Refusal as e: return [f'{e}; the model paints something all the same']
+        return []
+    return [w for p in prompts for w in why(p)]
+
+
+# %% ../nbs/25_cli.ipynb #e8b5c4d3
 @app.command('sample')
 def sample_command(prompt:Prompts, model:Model='embedded', adapter:Adapters=None, out:Png='sample.png', n:Each=4, seed:Seed=0, steps:Steps=10,
                    guidance:Guidance=None, plugin:Plugins=None, cpu_threads:Threads=None):
     """Paint prompts, a row for each model and prompt.
+
+    The embedded model reads `write 47 red`, `draw two red ring`, `draw red ring left-of blue plus`, `pretty` with either, and `flag red blue red down`.
 
     Examples:
 
@@ -331,8 +346,11 @@ def sample_command(prompt:Prompts, model:Model='embedded', adapter:Adapters=None
     from diffusionopd.recipes import load_plugins
     threads(cpu_threads)
     load_plugins(plugin or [])
-    save_grid([images for *_, images in pictures(prompt, adapter or (), model, n, seed, guidance, steps=steps)], path)
+    rows = pictures(prompt, adapter or (), model, n, seed, guidance, steps=steps)
+    for w in strange(prompt) if model == 'embedded' else (): console.print(f'Note: {w}', highlight=False, markup=False, soft_wrap=True)
+    save_grid([images for *_, images in rows], path)
     typer.echo(out)
+
 
 # %% ../nbs/25_cli.ipynb #8ffe5164
 def write_json(
@@ -348,9 +366,9 @@ def write_json(
 # %% ../nbs/25_cli.ipynb #f9dbc00b
 @app.command('evaluate')
 def evaluate_command(adapter:Adapters=None, model:Model='embedded', task:TaskNames=None, n:Pictures=200, seed:Seed=0, steps:Steps=10,
-                     guidance:Guidance=None, wording:Wording='usual', reward:Reward='embedded', plugin:Plugins=None, out:Json=None,
-                     cpu_threads:Threads=None, quiet:Quiet=False):
-    """Score models on held-out prompts, all on the same prompts and noise.
+                     guidance:Guidance=None, wording:Wording='usual', reward:Reward='embedded', plugin:Plugins=None, no_base:Alone=False,
+                     out:Json=None, cpu_threads:Threads=None, quiet:Quiet=False):
+    """Score models on held-out prompts, the base and each adapter on the same prompts and noise.
 
     Examples:
 
@@ -358,6 +376,7 @@ def evaluate_command(adapter:Adapters=None, model:Model='embedded', task:TaskNam
     - `diffusionopd evaluate --guidance 2.5 --task text --out scores.json`
     - `diffusionopd evaluate --task prompts.txt --reward mine --plugin rewards.py`
     """
+    refuse(no_base and not adapter, '--no-base leaves nothing to score: name an adapter with --adapter')
     path, scores = room_for(out) if out else None, []
     from dataclasses import asdict
     from diffusionopd.evaluate import evaluate, sources_of, table
@@ -365,10 +384,9 @@ def evaluate_command(adapter:Adapters=None, model:Model='embedded', task:TaskNam
     from diffusionopd.world import TASKS
     threads(cpu_threads)
     load_plugins(plugin or [])
-    names, adapters = list(task or TASKS), list(dict.fromkeys(adapter or []))
-    total = len(sources_of(names, [wording]))*max(1, len(adapters))
-    events = evaluate(adapters, names, model, n, [wording], reward, seed=seed, guidance=guidance, steps=steps)
-    watch((scores.append(s) or s for s in events), 'Scoring', total, quiet)
+    names, models = list(task or TASKS), list(dict.fromkeys([*([] if no_base else ['base']), *(adapter or [])]))
+    events = evaluate(models, names, model, n, [wording], reward, seed=seed, guidance=guidance, steps=steps)
+    watch((scores.append(s) or s for s in events), 'Scoring', len(sources_of(names, [wording]))*len(models), quiet)
     if path: write_json(path, [asdict(s) for s in scores])
     samplers = ' or '.join(dict.fromkeys(s.sampler for s in scores))
     typer.echo(f'{table(scores, wording)}\n\n{n} pictures a task, {samplers}')
@@ -382,14 +400,15 @@ def init_command(kind:Kind='distill', path:NewFile='recipe.yaml'):
 
     - `diffusionopd init`
     - `diffusionopd init teach teacher.yaml`
+    - `diffusionopd init pretrain base.yaml`
     """
     from diffusionopd.demo import demo_recipe
     from diffusionopd.recipes import KINDS, BaseRecipe, TeachRecipe, commented
     from diffusionopd.report import write_whole
-    refuse(kind not in KINDS, f'there is no recipe of kind {kind!r}: {nearest(kind, KINDS)}')
-    file, command = Path(path).expanduser(), shlex.join(['diffusionopd', 'pretrain' if kind == 'base' else kind, path])
+    refuse(kind not in KINDS, f'no recipe is for {kind!r}: {nearest(kind, KINDS)}')
+    file, command = Path(path).expanduser(), shlex.join(['diffusionopd', kind, path])
     refuse(file.exists(), f'{path} is there already: name another file, or remove it')
-    fresh = dict(distill=lambda: demo_recipe(out='runs/distill', evaluation={}), base=BaseRecipe,
+    fresh = dict(distill=lambda: demo_recipe(out='runs/distill', evaluation={}), pretrain=BaseRecipe,
                  teach=lambda: TeachRecipe(task='text', prompts='embedded:text'))
     write_whole(file, f'# A recipe for: {command}\n# Every field is shown with a value that works here; one that is left out takes its default.\n{commented(fresh[kind]())}\n')
     typer.echo(f'{path}: edit it, then run: {command}')
@@ -403,18 +422,24 @@ def quieten():
     warnings.filterwarnings('ignore', module=r'(peft|diffusers|transformers|huggingface_hub|torch)(\..*)?')
 
 # %% ../nbs/25_cli.ipynb #b7d4f325
+def usage(
+    e:Exception, # that typer raised
+)->str:          # one sentence; empty if it is no mistake in a command line
+    "What is wrong with a command line, and where to look."
+    if not hasattr(e, 'format_message'): return ''
+    at = f'; see {e.ctx.command_path} --help' if getattr(e, 'ctx', None) else ''
+    return ' '.join(e.format_message().split()).rstrip('.')+at
+
 def main():
     "Run the command line: refusals are one sentence and exit code 2, a stop is 130 or 143."
     quieten()
     say = lambda text, colour: console.print(text, style=colour, highlight=False, markup=False, soft_wrap=True)
-    try: app()
-    except Refusal as e:
-        say(f'Error: {e}', 'red')
-        sys.exit(2)
-    except SystemExit as e:
-        if e.code == 130: say('Stopped.', 'yellow')
-        raise
+    if not sys.argv[1:]: sys.argv.append('--help')
+    try: code = app(standalone_mode=False, prog_name='diffusionopd')
     except Exception as e:
-        if type(e).__name__ != 'Stopped': raise
-        say(f'Stopped by {e}', 'yellow')
-        sys.exit(e.code)
+        sentence, stopped = str(e) if isinstance(e, Refusal) else usage(e), type(e).__name__ == 'Stopped'
+        if not sentence and not stopped: raise
+        say(f'Stopped by {e}' if stopped else f'Error: {sentence}', 'yellow' if stopped else 'red')
+        sys.exit(e.code if stopped else 2)
+    if code == 130: say('Stopped.', 'yellow')
+    sys.exit(code)

@@ -27,7 +27,7 @@ from .backbones import Backbone, load_backbone
 from .distill import one_pass
 from .divergence import kl_weight
 from .errors import Refusal, nearest, refuse
-from .evaluate import get_reward, judge, teacher_folder
+from .evaluate import get_reward, judge, legible, teacher_folder
 from .fields import Counted, Field, frozen
 from .guards import Failed, Spared, logger, own_randomness
 from .kernels import Kernel, flow_sde
@@ -215,6 +215,8 @@ def open_run(
     sources, acc, hired = look_up(r, teachers), make_accelerator(r), {}
     refuse(r.batch % acc.num_processes > 0, f'batch {r.batch} cannot be shared by {acc.num_processes} processes: make it a multiple')
     with concerning('model'): bb = bb or load_backbone(r.model, getattr(torch, r.model_dtype), acc.device)
+    for t, s in r.tasks.items():
+        with concerning(f'tasks.{t}.prompts'): legible(sources[t], bb, s.reward)
     with concerning('rollout'): kernels = bb.kernels(r.objective.solver, r.rollout.steps, r.objective.eta)
     with concerning('loss'): make_plan(r.objective, kernels, torch.Generator())
     for t in r.tasks:
