@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FREE', 'flush', 'put_back', 'whole_folder', 'discard', 'tidy', 'recipe_core', 'origins', 'differences', 'listed',
-           'checkpoint_state', 'sealed', 'checkpoints', 'state_note', 'save_checkpoint', 'Damaged', 'verified',
+           'checkpoint_state', 'sealed', 'checkpoints', 'state_note', 'prune', 'save_checkpoint', 'Damaged', 'verified',
            'newest', 'changes', 'put_state', 'restore', 'export_student']
 
 # %% ../nbs/21b_checkpoints.ipynb #1b02f7f0
@@ -152,10 +152,19 @@ def state_note(
     return dict(update=run.update, skipped=run.skipped, forwards=run.forwards, ema=run.ema.optimization_step if run.ema else 0,
                 scaler=scaler.state_dict() if scaler else {}, recipe=recipe_core(run.recipe), **origins(run))
 
+def prune(
+    folder,        # of a run
+    last:int,      # newest checkpoints to keep
+    best:int=None, # an update whose checkpoint stays, whatever its age
+):
+    "Delete old checkpoints."
+    for old in checkpoints(folder)[:-last]:
+        if old.name != f'checkpoint-{best or 0:06d}': discard(old)
+
 def save_checkpoint(
     run:Run,       # whole
     folder,        # of the run; the checkpoint goes to `checkpoint-UPDATE` below
-    best:int=None, # an update whose checkpoint stays, whatever its age
+    best:int=None, # see `prune`
 )->Path:           # of the checkpoint
     "Write a checkpoint, entirely or not at all, and delete old ones. Raises `Refusal` where that is impossible."
     refuse(not run.whole, 'the run was interrupted in the middle of an optimiser step, so there is nothing whole to save')
@@ -163,8 +172,7 @@ def save_checkpoint(
     with whole_folder(path) as aside:
         save_file(checkpoint_state(run), aside/'state.safetensors')
         (aside/'state.json').write_text(json.dumps(sealed(state_note(run) | dict(sha256=file_hash(aside/'state.safetensors'))), indent=1))
-    for old in checkpoints(folder)[:-run.recipe.keep_last]:
-        if old.name != f'checkpoint-{best or 0:06d}': discard(old)
+    prune(folder, run.recipe.keep_last, best)
     return path
 
 # %% ../nbs/21b_checkpoints.ipynb #b6268e88

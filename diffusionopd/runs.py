@@ -19,7 +19,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from pydantic import ValidationError
-from .checkpoints import changes, checkpoints, differences, export_student, listed, newest, recipe_core, restore, save_checkpoint, tidy, verified
+from .checkpoints import changes, checkpoints, differences, export_student, listed, newest, prune, recipe_core, restore, save_checkpoint, tidy, verified
 from .errors import Refusal, refuse
 from .guards import Failed, Spared, logger, occupied
 from .pretrain import pretrain, save_base
@@ -271,9 +271,10 @@ def keep(
     folder:Path, # of the run
 ):
     "Save a checkpoint, unless this update has one, or the run was cut off inside an optimiser step, or nothing is done yet; in the main process."
-    there = any(int(p.name.split('-')[1]) == run.update for p in checkpoints(folder))
-    if not run.accelerator.is_main_process or not run.whole or not run.update or there: return
-    save_checkpoint(run, folder, best_update(folder) if run.recipe.keep_best else None)
+    if not run.accelerator.is_main_process or not run.whole or not run.update: return
+    there, best = folder/f'checkpoint-{run.update:06d}', best_update(folder) if run.recipe.keep_best else None
+    if there in checkpoints(folder): prune(folder, run.recipe.keep_last, best) # which a crash may have come before
+    else: save_checkpoint(run, folder, best)
 
 # %% ../nbs/23_runs.ipynb #857b1494
 def events(

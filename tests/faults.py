@@ -271,9 +271,9 @@ from diffusionopd.cli import main
 main()
 '''
 
-def numbers(lab):
+def numbers(lab, values=('nan', 'inf')):
     "A teacher whose answers are not finite in some updates: these are left out, counted and told; too many, and the run stops with a checkpoint."
-    for value in 'nan', 'inf':
+    for value in values:
         place, at = lab.fresh(), sorted(lab.rng.sample(range(1, lab.recipe['updates']), 3))
         ended = lab.opd.start(place, code=SICK.format(value=value, at=at, args=[])).end()
         told = lines(place/'run'/'notices.jsonl')
