@@ -1,5 +1,8 @@
-"""Whatever a file holds, it is understood or refused in one sentence. `NIGHTLY=1 pytest tests/test_fuzz.py` tries thousands of files, CI a few of each kind."""
+"""Whatever a file holds, it is understood or refused in one sentence. `NIGHTLY=1 pytest tests/test_fuzz.py` tries thousands of files, CI a few of each kind.
+
+With `FUZZ_JSON=FILE` the cases are counted in a file."""
 import json, math, os, shutil, struct
+from collections import Counter
 from pathlib import Path
 
 import pytest, torch, yaml
@@ -21,11 +24,23 @@ def fuzz(few, many):
     return settings(max_examples=many if NIGHTLY else few, derandomize=not NIGHTLY, deadline=None, database=None,
                     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
-def attempt(f, *args):
+SEEN = {}
+
+def seen(kind, good): SEEN.setdefault(kind, Counter())['understood' if good else 'refused'] += 1
+
+@pytest.fixture(scope='module', autouse=True)
+def counted():
+    yield
+    if os.environ.get('FUZZ_JSON'): Path(os.environ['FUZZ_JSON']).write_text(json.dumps(SEEN, indent=1)+'\n')
+
+def attempt(kind, f, *args):
     "The answer, or None where it is refused in one sentence."
-    try: return f(*args)
+    try: answer = f(*args)
     except Refusal as e:
         assert str(e).strip() and '\n' not in str(e) and len(str(e)) < 2000, str(e)
+        return seen(kind, False)
+    seen(kind, True)
+    return answer
 
 # Values that a file could hold, and places to put them
 
@@ -65,7 +80,7 @@ def no_plugins(tree): return {k: v for k, v in tree.items() if k != 'plugins'} i
 def test_recipes(kind, content, tmp_path):
     "What is understood can be written with its comments and read again as the same."
     (tmp_path/'r.yaml').write_bytes(content)
-    r = attempt(load_recipe, kind, tmp_path/'r.yaml')
+    r = attempt('recipes', load_recipe, kind, tmp_path/'r.yaml')
     if r is None: return
     (tmp_path/'again.yaml').write_text(commented(r), encoding='utf-8')
     assert load_recipe(kind, tmp_path/'again.yaml') == r
@@ -75,7 +90,7 @@ def test_recipes(kind, content, tmp_path):
 def test_prompt_files(content, tmp_path):
     "Every prompt that comes out of a file is a line of it."
     (tmp_path/'p.txt').write_bytes(content)
-    source = attempt(prompt_source, str(tmp_path/'p.txt'))
+    source = attempt('prompt files', prompt_source, str(tmp_path/'p.txt'))
     if source is None: return
     for split in 'train', 'test':
         for i in range(4): assert source(i, 0, split).strip() and source(i, 0, split) in source.lines
@@ -88,7 +103,7 @@ def as_json(tree): return json.dumps(tree).encode()
 @given(content=st.one_of(texts, mutated(MANIFEST).map(as_json), values.map(as_json)))
 def test_manifests(content, tmp_path):
     (tmp_path/'manifest.json').write_bytes(content)
-    m = attempt(read_manifest, tmp_path)
+    m = attempt('manifests', read_manifest, tmp_path)
     if m is not None: assert isinstance(grid_note(m, [1., .6, .3, 0.]), str)
 
 @fuzz(30, 200)
@@ -96,7 +111,7 @@ def test_manifests(content, tmp_path):
 def test_logs(records, last, tmp_path):
     "A log that is read can be cut back and read again."
     (tmp_path/'log.jsonl').write_bytes(b'\n'.join(records))
-    if attempt(read_log, tmp_path/'log.jsonl') is None: return
+    if attempt('logs', read_log, tmp_path/'log.jsonl') is None: return
     elapsed(tmp_path)
     rewind(tmp_path/'log.jsonl', last)
     assert all(r['update'] <= last for r in read_log(tmp_path/'log.jsonl'))
@@ -107,6 +122,7 @@ def test_notes_of_checkpoints(content, tmp_path):
     (tmp_path/'state.json').write_bytes(content)
     (tmp_path/'state.safetensors').touch()
     with pytest.raises(Damaged): verified(tmp_path)
+    seen('notes of checkpoints', False)
 
 # Weights: a good adapter whose file, header or settings are changed
 
@@ -143,7 +159,7 @@ def test_weights(content, config, bb, tmp_path):
     "The network is as it was where an adapter is refused."
     (tmp_path/'adapter_model.safetensors').write_bytes(content)
     (tmp_path/'adapter_config.json').write_bytes(as_json(config))
-    if attempt(load_adapter, bb, 'x', tmp_path) is not None: remove(bb.net, 'x')
+    if attempt('weights and their settings', load_adapter, bb, 'x', tmp_path) is not None: remove(bb.net, 'x')
     assert adapter_names(bb.net) == []
 
 # The whole command
@@ -159,4 +175,5 @@ def test_commands(recipe, opd, tmp_path_factory):
     assert 'Traceback' not in said and ended.code in (0, 2), said
     if ended.code: assert said.startswith('Error: ') and '\n' not in said and sorted(p.name for p in folder.iterdir()) == ['recipe.yaml'], said
     else: assert (folder/'run'/'student').is_dir()
+    seen('whole commands', not ended.code)
     shutil.rmtree(folder)
