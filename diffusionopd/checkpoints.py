@@ -159,7 +159,7 @@ def prune(
 ):
     "Delete old checkpoints."
     for old in checkpoints(folder)[:-last]:
-        if old.name != f'checkpoint-{best or 0:06d}': discard(old)
+        if best is None or old.name != f'checkpoint-{best:06d}': discard(old)
 
 def save_checkpoint(
     run:Run,       # whole
