@@ -9,7 +9,7 @@ __all__ = ['app', 'console', 'Version', 'RecipeFile', 'BaseFile', 'Prompts', 'Ki
            'said', 'threads', 'room_for', 'speaks', 'Bars', 'bars', 'short', 'show_score', 'reading', 'scores_in',
            'follow', 'watch', 'option', 'read_recipe', 'tell', 'demo_command', 'distill_command', 'teach_command',
            'pretrain_command', 'save_grid', 'strange', 'sample_command', 'write_json', 'evaluate_command',
-           'init_command', 'quieten', 'usage', 'main']
+           'init_command', 'quieten', 'wait_asleep', 'usage', 'main']
 
 # %% ../nbs/25_cli.ipynb #dcb633d0
 import json, os, shlex, sys
@@ -421,6 +421,12 @@ def quieten():
         os.environ.setdefault(name, value)
     warnings.filterwarnings('ignore', module=r'(peft|diffusers|transformers|huggingface_hub|torch)(\..*)?')
 
+# %% ../nbs/25_cli.ipynb #ac2d3e4f
+def wait_asleep():
+    "Have the threads of torch wait asleep, unless the user has said how they shall wait."
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
+
 # %% ../nbs/25_cli.ipynb #b7d4f325
 def usage(
     e:Exception, # that typer raised
@@ -433,6 +439,7 @@ def usage(
 def main():
     "Run the command line: refusals are one sentence and exit code 2, a stop is 130 or 143."
     quieten()
+    wait_asleep()
     say = lambda text, colour: console.print(text, style=colour, highlight=False, markup=False, soft_wrap=True)
     if not sys.argv[1:]: sys.argv.append('--help')
     try: code = app(standalone_mode=False, prog_name='diffusionopd')
