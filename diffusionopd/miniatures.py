@@ -238,4 +238,4 @@ def small_sdxl():
                      projection_class_embeddings_input_dim=6*8+16, use_linear_projection=True)
     one, two, tok = small_clip(), small_clip('CLIPTextModelWithProjection'), byte_tokenizer(77)
     return diffusers.StableDiffusionXLPipeline(small_vae(scaling_factor=.13), one, two, tok, tok, net,
-                                               diffusers.EulerDiscreteScheduler(**BETAS), add_watermarker=False)
+                                               diffusers.EulerDiscreteScheduler(timestep_spacing='leading', **BETAS), add_watermarker=False)
