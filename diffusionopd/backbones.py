@@ -77,7 +77,7 @@ def in_dtype(
     cond,      # condition
 )->Tensor:     # `(b, ...)` float32, or float64 from a network of that dtype
     "Ask a network in its own dtype and widen the answer."
-    dtype = next(net.parameters()).dtype
+    dtype = getattr(net, 'dtype', None) or next(net.parameters()).dtype                       # some keep a few weights in float32
     v = predict(net, x.to(dtype), per_row(sigma, x), cast(cond, dtype))
     return v.to(torch.promote_types(v.dtype, torch.float32))
 

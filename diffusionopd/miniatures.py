@@ -178,7 +178,7 @@ def small_klein(distilled:bool=False): # in steps: such a model is not guided
 def small_qwen_image():
     "Qwen-Image."
     net = diffusers.QwenImageTransformer2DModel(
-        patch_size=2, in_channels=16, out_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2, joint_attention_dim=16,
+        patch_size=2, in_channels=16, out_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2, joint_attention_dim=16,
         axes_dims_rope=(2, 2, 4))
     steps = diffusers.FlowMatchEulerDiscreteScheduler(max_image_seq_len=8192, max_shift=.9, shift_terminal=.02, use_dynamic_shifting=True)
     return diffusers.QwenImagePipeline(steps, small_video_vae('AutoencoderKLQwenImage', [False]), small_qwen_vl(), byte_tokenizer(1100), net)

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from .adapters import DIFFUSERS_FILE, PEFT_FILE, Manifest, adapter_field, adapter_parameters, add_lora, file_hash, gap, load_adapter
 from .adapters import grid_note, merged, module_field, save_adapter, strip, write_manifest
-from .backbones import Backbone, load_backbone
+from .backbones import Backbone, load_backbone, resize
 from .distill import one_pass
 from .divergence import kl_weight
 from .errors import nearest, refuse
@@ -215,6 +215,7 @@ def open_run(
     sources, acc, hired = look_up(r, teachers), make_accelerator(r), {}
     refuse(r.batch % acc.num_processes > 0, f'batch {r.batch} cannot be shared by {acc.num_processes} processes: make it a multiple')
     with concerning('model'): bb = bb or load_backbone(r.model, getattr(torch, r.model_dtype), acc.device)
+    resize(bb, height=r.height, width=r.width, frames=r.frames)
     for t, s in r.tasks.items():
         with concerning(f'tasks.{t}.prompts'): legible(sources[t], bb, s.reward)
     with concerning('rollout'): kernels = bb.kernels(r.objective.solver, r.rollout.steps, r.objective.eta)
@@ -281,10 +282,11 @@ def accumulate(
 
 # %% ../nbs/21_trainer.ipynb #37d3900b
 def nats(
-    k:Kernel, # a step of the walk
-)->float:     # nats per squared unit of velocity
+    k:Kernel,          # a step of the walk
+    noisy:Kernel=None, # the Flow-SDE step between the same levels; None: the straight path's
+)->float:              # nats per squared unit of the network's output
     "The exact KL weight of a step; where it has no noise, that of the Flow-SDE step between the same levels."
-    return kl_weight(k if k.std else flow_sde(k.sigma, k.sigma_next, .7))
+    return kl_weight(k if k.std else noisy or flow_sde(k.sigma, k.sigma_next, .7))
 
 # %% ../nbs/21_trainer.ipynb #75fbc624
 @dataclass(frozen=True)
@@ -312,15 +314,17 @@ def summarise(
     batches:list,   # pairs (Batch, its records)
     size:int,       # elements of a latent
     mean:bool=True, # is the loss a mean over them?
+    noisy=(),       # Flow-SDE's kernels on the walk's levels, see `nats`
 )->dict:            # loss, gap, kl, steps, counts and surrogate of an `Update`
     "The records of an update as numbers. The one place that waits for the device."
     asked, n = batches[0][1], sum(len(b.prompts) for b, _ in batches)
+    scale = [nats(s.kernel, noisy[s.index] if noisy else None) for s in asked]
     loss = sum(float(s.loss)*len(b.prompts)/n for b, records in batches for s in records)
     def gaps(t): return torch.cat([torch.stack([s.gap for s in records])[:, [u == t for u in b.tasks]] for b, records in batches], 1)
     seen = {t: gaps(t) for t in dict.fromkeys(t for b, _ in batches for t in b.tasks)}
     steps = {t: g.mean(1).tolist() for t, g in seen.items()}
     return dict(loss=loss, gap={t: float(g.mean())/size for t, g in seen.items()}, steps=[s.index for s in asked], counts=[s.count for s in asked],
-                kl={t: [nats(s.kernel)*v for s, v in zip(asked, vs)] for t, vs in steps.items()},
+                kl={t: [w*v for w, v in zip(scale, vs)] for t, vs in steps.items()},
                 surrogate={t: [s.coef*v/(size if mean else 1) for s, v in zip(asked, vs)] for t, vs in steps.items()})
 
 # %% ../nbs/21_trainer.ipynb #9d88f55c
@@ -388,7 +392,8 @@ def step(
     run.rate.step()
     if run.ema: run.ema.step(run.params.values())
     run.update, run.whole = run.update+1, True
-    told = pooled(summarise(seen, math.prod(run.bb.latent_shape()), run.recipe.objective.normalise), acc)
+    noisy = () if all(k.std for k in run.kernels) else run.bb.kernels('flow_sde', len(run.kernels), .7)
+    told = pooled(summarise(seen, math.prod(run.bb.latent_shape()), run.recipe.objective.normalise, noisy), acc)
     return Update(run.update, norm=norm, lr=lr, forwards=run.forwards, seconds=perf_counter()-start, elapsed=run.elapsed, **told)
 
 # %% ../nbs/21_trainer.ipynb #efa72527
