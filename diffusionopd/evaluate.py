@@ -239,11 +239,12 @@ def evaluate(
     wordings=('usual',), # of the prompts
     reward='embedded',   # a registered name
     device=None,         # see `own_device`
+    size=None,           # height, width and frames by name, see `resize`; None: the model's own
     **exam,              # seed, guidance, steps and more: see `examine_all`
 )->Iterator:             # of `Score`
     "Score models by name. Raises `Refusal`."
     sources_of(tasks, wordings), get_reward(reward)
-    bb = load_backbone(model, device=own_device(device))
+    bb = load_backbone(model, device=own_device(device), **(size or {}))
     yield from examine_all(bb, named_models(bb, adapters), n, tasks, wordings, reward=reward, **exam)
 
 # %% ../nbs/17_evaluate.ipynb #33e453cc
@@ -255,10 +256,11 @@ def pictures(
     seed:int=0,       # noise of the first; the others count on from it
     guidance=None,    # a scale for all; None: each one's own
     device=None,      # see `own_device`
+    size=None,        # height, width and frames by name, see `resize`; None: the model's own
     **sampler,        # steps, solver, eta, batch: see `paint`
 )->list:              # triples: model, prompt, images `(n, 3, h, w)` in [0, 1]
     "Paint prompts by names of models, all from the same noise. Raises `Refusal`."
-    bb, seeds = load_backbone(model, device=own_device(device)), list(range(seed, seed+n))
+    bb, seeds = load_backbone(model, device=own_device(device), **(size or {})), list(range(seed, seed+n))
     bb.encode(list(prompts)) # prompts that it cannot read are refused here
     models = named_models(bb, adapters)
     scale = lambda w: w if guidance is None else guidance

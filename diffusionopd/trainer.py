@@ -23,7 +23,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 from .adapters import DIFFUSERS_FILE, PEFT_FILE, Manifest, adapter_field, adapter_parameters, add_lora, file_hash, gap, load_adapter
 from .adapters import grid_note, merged, module_field, strip
-from .backbones import Backbone, load_backbone
+from .backbones import Backbone, load_backbone, resize
 from .distill import one_pass
 from .divergence import kl_weight
 from .errors import Refusal, nearest, refuse
@@ -215,6 +215,7 @@ def open_run(
     sources, acc, hired = look_up(r, teachers), make_accelerator(r), {}
     refuse(r.batch % acc.num_processes > 0, f'batch {r.batch} cannot be shared by {acc.num_processes} processes: make it a multiple')
     with concerning('model'): bb = bb or load_backbone(r.model, getattr(torch, r.model_dtype), acc.device)
+    resize(bb, height=r.height, width=r.width, frames=r.frames)
     for t, s in r.tasks.items():
         with concerning(f'tasks.{t}.prompts'): legible(sources[t], bb, s.reward)
     with concerning('rollout'): kernels = bb.kernels(r.objective.solver, r.rollout.steps, r.objective.eta)
@@ -282,10 +283,11 @@ def accumulate(
 
 # %% ../nbs/21_trainer.ipynb #37d3900b
 def nats(
-    k:Kernel, # a step of the walk
-)->float:     # nats per squared unit of velocity
+    k:Kernel,          # a step of the walk
+    noisy:Kernel=None, # the Flow-SDE step between the same levels; None: the straight path's
+)->float:              # nats per squared unit of the network's output
     "The exact KL weight of a step; where it has no noise, that of the Flow-SDE step between the same levels."
-    return kl_weight(k if k.std else flow_sde(k.sigma, k.sigma_next, .7))
+    return kl_weight(k if k.std else noisy or flow_sde(k.sigma, k.sigma_next, .7))
 
 # %% ../nbs/21_trainer.ipynb #75fbc624
 @dataclass(frozen=True)
@@ -314,15 +316,17 @@ def summarise(
     batches:list,   # pairs (Batch, its records)
     size:int,       # elements of a latent
     mean:bool=True, # is the loss a mean over them?
+    noisy=(),       # Flow-SDE's kernels on the walk's levels, see `nats`
 )->dict:            # loss, gap, kl, steps, counts and surrogate of an `Update`
     "The records of an update as numbers. The one place that waits for the device."
     asked, n = batches[0][1], sum(len(b.prompts) for b, _ in batches)
+    scale = [nats(s.kernel, noisy[s.index] if noisy else None) for s in asked]
     loss = sum(float(s.loss)*len(b.prompts)/n for b, records in batches for s in records)
     def gaps(t): return torch.cat([torch.stack([s.gap for s in records])[:, [u == t for u in b.tasks]] for b, records in batches], 1)
     seen = {t: gaps(t) for t in dict.fromkeys(t for b, _ in batches for t in b.tasks)}
     steps = {t: g.mean(1).tolist() for t, g in seen.items()}
     return dict(loss=loss, gap={t: float(g.mean())/size for t, g in seen.items()}, steps=[s.index for s in asked], counts=[s.count for s in asked],
-                kl={t: [nats(s.kernel)*v for s, v in zip(asked, vs)] for t, vs in steps.items()},
+                kl={t: [w*v for w, v in zip(scale, vs)] for t, vs in steps.items()},
                 surrogate={t: [s.coef*v/(size if mean else 1) for s, v in zip(asked, vs)] for t, vs in steps.items()})
 
 # %% ../nbs/21_trainer.ipynb #9d88f55c
@@ -379,10 +383,11 @@ def measure(
 )->tuple:    # pairs (Batch, its records), gradient norm before clipping, numbers of an `Update`
     "The gradient of an update, at a loss scale that it survives, and what the rows of all processes said."
     acc, size = run.accelerator, math.prod(run.bb.latent_shape())
+    noisy = () if all(k.std for k in run.kernels) else run.bb.kernels('flow_sde', len(run.kernels), .7)
     scale = acc.scaler.get_scale() if acc.scaler else None
     while True:
         seen, norm = collect(run, b)
-        told = pooled(summarise(seen, size, run.recipe.objective.normalise), acc)
+        told = pooled(summarise(seen, size, run.recipe.objective.normalise, noisy), acc)
         good = math.isfinite(norm), math.isfinite(told['loss'])
         if all(good) or not good[1] or not rescale(run): break
     if acc.scaler and not all(good): acc.scaler.update(new_scale=scale)
