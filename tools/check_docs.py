@@ -7,6 +7,7 @@ Fonts, of which a browser fetches the few it needs, are counted by tests/test_br
 """
 import gzip, re, sys
 from dataclasses import dataclass, field
+from functools import lru_cache
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlparse
@@ -94,9 +95,14 @@ def heavy(site, most=HEAVIEST):
 
 def weight(page):
     "Bytes to fetch for a page, compressed and not."
-    files = [page.path, *(f for f in (page.at(r)[0] for r in page.needs) if f and f.is_file())]
-    text = lambda f: f.suffix not in ('.png', '.jpg')
-    return sum(len(gzip.compress(f.read_bytes())) if text(f) else f.stat().st_size for f in files), sum(f.stat().st_size for f in files)
+    sizes = [size(f) for f in (page.path, *(page.at(r)[0] for r in page.needs)) if f and f.is_file()]
+    return tuple(map(sum, zip(*sizes)))
+
+@lru_cache(None)
+def size(f):
+    "Bytes of a file, compressed if a server would, and as it lies."
+    data = f.read_bytes()
+    return len(data if f.suffix in ('.png', '.jpg') else gzip.compress(data)), len(data)
 
 def shown(cell):
     "Pictures of a cell that its page shows."
@@ -114,17 +120,16 @@ def missing(site, docs, nbs):
         if page is None: yield nb, 'has no page'
         elif there < due: yield nb, f'has {due} pictures and its page {there}'
 
-def problems(docs, nbs):
+def problems(site, docs, nbs):
     "Everything that is wrong, a line each."
-    site = pages(docs)
     for found in broken(site), untypeset(site), mute(site), heavy(site), missing(site, docs, nbs):
         for page, what in found: yield f'{getattr(page, "path", page)}: {what}'
 
 if __name__ == '__main__':
     cfg = get_config()
     if not cfg.doc_path.is_dir(): sys.exit('there is no site: make docs')
-    found = [*problems(cfg.doc_path, cfg.nbs_path)]
     site = pages(cfg.doc_path)
+    found = [*problems(site, cfg.doc_path, cfg.nbs_path)]
     heaviest = max(site.values(), key=lambda p: weight(p)[0])
     print('\n'.join(found) or f'{len(site)} pages, {sum(len(p.links) for p in site.values())} links, {sum(len(p.math) for p in site.values())} formulas, '
           f'{sum(len(p.alts) for p in site.values())} figures: nothing is wrong; heaviest {heaviest.path.name}: '
