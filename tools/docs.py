@@ -1,8 +1,8 @@
 """Build the site in _docs/ from the notebooks: with Quarto where it is installed, else with smalldocs.
 
 nbdev's own `nbdev_docs` would install Quarto as root, so its processor is called here directly. What smalldocs lacks is
-done here: pages named as links name them, figures as files with their alt text, KaTeX beside the pages where npm can
-fetch it (else the reader's browser takes it from a CDN), so that the site works without a network.
+done here: pages named as links name them, figures as files with their alt text, no fonts of third parties, and KaTeX
+beside the pages where npm can fetch it (else the reader's browser takes it from a CDN), so that the site works offline.
 """
 import html, re, shutil, subprocess, sys, tempfile
 from pathlib import Path
@@ -47,6 +47,11 @@ def figures(nb):
             o['data'] = {'text/html': figure(f'{folder.name}/{file.name}', options(c))}
     write_nb(cells, nb)
 
+def fonts(docs):
+    "Let the themes use the reader's own fonts instead of fetching some from a third party."
+    for f in (docs/'site_libs'/'themes').glob('*.css'):
+        f.write_text(re.sub(r'@import url\(https?://[^)]*\);?', '', f.read_text(encoding='utf8')), encoding='utf8')
+
 def katex(docs):
     "Put KaTeX beside the pages that load it from a CDN; tell if that is impossible."
     pages = {f: text for f in docs.rglob('*.html') if cdn.search(text := f.read_text(encoding='utf8'))}
@@ -85,6 +90,7 @@ def main():
     shutil.move(p/cfg.doc_path.name, cfg.doc_path)
     if not quarto:
         for d in p.rglob('*_files'): shutil.copytree(d, cfg.doc_path/d.relative_to(p))
+        fonts(cfg.doc_path)
         katex(cfg.doc_path)
     return res
 
