@@ -16,6 +16,7 @@ from readme import picture
 
 prefix = re.compile(r'\b\d+[a-z]*_(\w+\.ipynb)')
 outfile = re.compile(r'output-file: [^"\\]*\\n')
+fence, link = re.compile(r'^```.*?^```', re.S | re.M), re.compile(r'\[(`[^`]*`)\]\([^)]*\)')
 cdn = re.compile(r'https://cdn\.jsdelivr\.net/npm/katex@([\d.]+)/dist/')
 
 def flatten(p):
@@ -23,6 +24,17 @@ def flatten(p):
     for f in [*p.rglob('*.ipynb'), p/'_quarto.yml']:
         f.write_text(outfile.sub(r'\\n', prefix.sub(r'\1', f.read_text(encoding='utf8'))), encoding='utf8')
     for f in [*p.rglob('*.ipynb')]: f.rename(f.with_name(prefix.sub(r'\1', f.name)))
+
+def near(nb, home):
+    """Let the links of the notebook at the path `nb` that nbdev made lead into this site, wherever it lies: to a class where
+    they mean a method of it, which has no heading, and none inside code."""
+    cells = read_nb(nb)
+    for c in cells.cells:
+        for o in c.get('outputs', []):
+            if text := ''.join(o.get('data', {}).get('text/markdown', '')): o['data']['text/markdown'] = fence.sub(lambda m: link.sub(r'\1', m[0]), text)
+    write_nb(cells, nb)
+    up = '../'*(len(nb.relative_to(get_config().config_path/'_proc').parts)-1)
+    nb.write_text(re.sub(re.escape(home)+r'([^)\s]*?#\w+)[\w.]*', rf'{up}\1', nb.read_text(encoding='utf8')), encoding='utf8')
 
 def figure(src, options):
     "A picture in the markup of a figure."
@@ -84,7 +96,9 @@ def main():
     if not quarto:
         if not smalldocs.exists(): return 'the site needs Quarto, or smalldocs (Python 3.11 and newer): install one of them'
         flatten(p)
-        for f in p.rglob('*.ipynb'): figures(f)
+        for f in p.rglob('*.ipynb'):
+            near(f, cfg.doc_host+cfg.doc_baseurl+'/')
+            figures(f)
     res = subprocess.call([quarto, 'render', p] if quarto else [smalldocs, 'render', '--strict', p])
     if res: return res
     shutil.move(p/cfg.doc_path.name, cfg.doc_path)
