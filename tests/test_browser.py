@@ -149,3 +149,17 @@ def test_desk(page, browser, address):
     browser.execute_async_script(seen)
     picture(browser, page.replace('/', '-'))
     for part in 'quarto-sidebar', 'TOC': assert browser.find_element(By.ID, part).is_displayed()
+
+def test_page_of_a_run(browser, student, opd, tmp_path):
+    "The page of a run, opened as a file, says nothing in the console, shows all its pictures and fits a phone."
+    folder, _ = student
+    opd.run(folder, 'report', 'run', '--out', tmp_path/'page.html', '--pictures', 2).ok()
+    browser.get((tmp_path/'page.html').as_uri())
+    got = browser.execute_async_script(seen)
+    picture(browser, 'run')
+    assert not got['blank'] and not errors(browser) and browser.find_element(By.TAG_NAME, 'h1').text == 'Run run'
+    browser.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', dict(width=390, height=844, deviceScaleFactor=2, mobile=True))
+    narrow = browser.execute_script('return document.documentElement.scrollWidth - innerWidth')
+    picture(browser, 'phone-run')
+    browser.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
+    assert narrow <= 0

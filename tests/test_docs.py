@@ -45,6 +45,7 @@ NOT_RUN = {  # beginning of a command -> why it is not run here
     'diffusionopd demo': 'minutes; notebook 24 runs a short one',
     'diffusionopd distill recipe.yaml': 'minutes; test_cli runs the same fresh recipe with fewer updates',
     'diffusionopd evaluate -a runs/distill/student': 'it needs the student of the command before',
+    'diffusionopd report runs/distill': 'it needs that run; test_cli reports on another',
 }
 
 shell = re.compile(r'```(?:sh|bash)\n(.*?)```', re.S)
