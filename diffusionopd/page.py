@@ -70,7 +70,7 @@ def table_html(
 STYLE = '''
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; } .wide { overflow-x: auto; }
+table { border-collapse: collapse; } .wide { overflow-x: auto; margin: 1rem 0; }
 th, td { text-align: left; padding: .2rem .7rem .2rem 0; border-bottom: 1px solid #8885; vertical-align: top; font-weight: normal; }
 td { font-variant-numeric: tabular-nums; } thead th { font-weight: bold; }
 figure { margin: 1rem 0; } td figure { margin: 0; } figcaption { font-size: .9rem; opacity: .8; }
