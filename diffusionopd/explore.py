@@ -40,7 +40,7 @@ def explorer(
     def shown(**settings):
         try: made = draw(**settings)
         except Refusal as e: made = str(e)
-        (show or display)(made)
+        (show or (print if isinstance(made, str) else display))(made)
         if not isinstance(made, str): plt.close(made)
         return made
     shown.__signature__ = inspect.signature(draw)    # so that controls begin at its defaults
