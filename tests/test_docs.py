@@ -109,7 +109,8 @@ WRONG = {
     'no such anchor': '<a href="#nowhere">here</a>',
     'x.svg is not there': '<img src="x.svg" alt="a picture that is not there">',
     'no alt text': '<img src="data:image/png;base64," alt="figure">',
-    'not marked as one': '<p>where $x_0$ is data</p>',
+    'formula is not marked': '<p>where $x_0$ is data</p>',
+    'link is not marked': '<p>[there](page.html)</p>',
     'are more than': '<script src="heavy.js"></script>',
 }
 

@@ -18,6 +18,7 @@ from nbdev.process import extract_directives
 from readme import picture
 
 HEAVIEST = 1.5e6  # bytes
+link = re.compile(r'\]\([^)\s]+\)')
 SILENT = {'script', 'style', 'code', 'pre', 'svg'}  # what they hold is not prose
 VOID = {'area', 'base', 'br', 'col', 'embed', 'hr', 'img', 'input', 'link', 'meta', 'source', 'track', 'wbr'}
 raw = re.compile(r'\$\$|(?<![\w\\])\$[^$\n]{1,80}\$(?!\d)|\\(?:begin|end|frac|tfrac|mathrm|mathbb|mathcal|lVert|operatorname|sqrt|sum|tag)\b')
@@ -78,9 +79,10 @@ def broken(site):
             elif anchor and file in site and anchor not in site[file].ids: yield page, f'{ref}: no such anchor'
 
 def untypeset(site):
-    "TeX that stands in the prose, where no reader's browser looks for it."
+    "TeX and Markdown that stand in the prose, where no reader's browser looks for them."
     for page in site.values():
-        for found in raw.findall(' '.join(page.prose)): yield page, f'a formula is not marked as one: {found!r}'
+        for what, marks in (('formula', raw), ('link', link)):
+            for found in marks.findall(' '.join(page.prose)): yield page, f'a {what} is not marked as one: {found!r}'
 
 def mute(site):
     "Figures without a description."
