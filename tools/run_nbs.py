@@ -7,7 +7,7 @@
 Notebooks import the installed package. Cells that the checks skip (`#| eval: false` and the flags in settings.ini) keep
 the outputs they had, so pictures made on a GPU survive; NB_FLAGS="slow cuda" runs those cells too.
 """
-import os, subprocess, sys, time
+import math, os, re, subprocess, sys, time
 from pathlib import Path
 
 from execnb.nbio import read_nb, write_nb
@@ -32,12 +32,22 @@ def new_shell(fn):
     shell._run("import matplotlib; matplotlib.rcParams['svg.hashsalt'] = 'diffusionopd'; del matplotlib")
     return shell
 
-def shown(nb): return {c.id: [(o.get('text'), o.get('data')) for o in c.outputs] for c in nb.cells if c.cell_type == 'code' and c.outputs}
+number = re.compile(r'(-?\d+\.\d+)')
+
+def shown(nb):
+    "What each code cell shows, as one text."
+    text = lambda o: ''.join(o.get('text') or '') + ''.join(k + ''.join(v) for k, v in sorted(o.get('data', {}).items()))
+    return {c.id: '\n'.join(map(text, c.outputs)) for c in nb.cells if c.cell_type == 'code' and c.outputs}
+
+def alike(old, new):
+    "Are two outputs the same, up to the last digits, in which processors differ?"
+    (a, b), near = (number.split(x) for x in (old, new)), lambda x, y: math.isclose(float(x), float(y), rel_tol=1e-3, abs_tol=1e-2)
+    return len(a) == len(b) and a[::2] == b[::2] and all(map(near, a[1::2], b[1::2]))
 
 def same(old, new):
     "How many outputs are as they were; times and temporary folders never are."
-    changed = [i for i in {*old, *new} if old.get(i) != new.get(i)]
-    return f'{len(old)-len(changed)} of {len(old)} outputs as stored' + f', not those of {" ".join(sorted(changed))}'*bool(changed)
+    changed = [i for i in sorted({*old, *new}) if not alike(old.get(i, ''), new.get(i, ''))]
+    return f'{len(old)-len(changed)} of {len(old)} outputs as stored' + f', not those of {" ".join(changed)}'*bool(changed)
 
 def run_nb(fn, flags, write=True):
     "Run the notebook `fn` from its own folder; return the message of the cell that failed, if one did, and how its outputs compare."
