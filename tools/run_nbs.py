@@ -32,7 +32,7 @@ def new_shell(fn):
     shell._run("import matplotlib; matplotlib.rcParams['svg.hashsalt'] = 'diffusionopd'; del matplotlib")
     return shell
 
-number = re.compile(r'(-?\d+\.\d+)')
+number, name = re.compile(r'(-?\d+\.\d+)'), re.compile(r'\b[mp][0-9a-f]{10}\b')  # of a path in an SVG: a hash of its numbers
 
 def shown(nb):
     "What each code cell shows, as one text."
@@ -41,7 +41,7 @@ def shown(nb):
 
 def alike(old, new):
     "Are two outputs the same, up to the last digits, in which processors differ?"
-    (a, b), near = (number.split(x) for x in (old, new)), lambda x, y: math.isclose(float(x), float(y), rel_tol=1e-3, abs_tol=1e-2)
+    (a, b), near = (number.split(name.sub('', x)) for x in (old, new)), lambda x, y: math.isclose(float(x), float(y), rel_tol=1e-3, abs_tol=1e-2)
     return len(a) == len(b) and a[::2] == b[::2] and all(map(near, a[1::2], b[1::2]))
 
 def same(old, new):
