@@ -2,10 +2,12 @@
 
     SCREENSHOTS=folder pytest tests/test_browser.py    keeps pictures of what was seen
 """
-import os, shutil, sys, threading
+import json, os, shutil, socket, subprocess, sys, threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 
@@ -13,7 +15,7 @@ selenium = pytest.importorskip('selenium', reason='selenium is not installed')
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 sys.path.insert(0, 'tools')
 import check_docs
@@ -163,3 +165,53 @@ def test_page_of_a_run(browser, student, opd, tmp_path):
     picture(browser, 'phone-run')
     browser.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
     assert narrow <= 0
+
+# The explorers, where they are meant to be played with
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+def answers(url):
+    try: return urlopen(url).status == 200
+    except (URLError, ConnectionError): return False
+
+@pytest.fixture
+def lab(tmp_path, browser):
+    "The address of a JupyterLab of its own, which serves the folder `work`."
+    pytest.importorskip('jupyterlab', reason='jupyterlab is not installed')
+    (tmp_path/'work').mkdir()
+    port, own = free_port(), {f'JUPYTER_{k}_DIR': str(tmp_path/k) for k in ('CONFIG', 'DATA', 'RUNTIME')}
+    with open(tmp_path/'log', 'w') as log:
+        lab = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', f'--port={port}', '--IdentityProvider.token=', '--LabApp.news_url=',
+                                '--expose-app-in-browser', f'--ServerApp.root_dir={tmp_path/"work"}'], env=os.environ | own, stdout=log, stderr=log)
+    wait(browser, lambda _: answers(f'http://127.0.0.1:{port}/lab'), 60)
+    yield f'http://127.0.0.1:{port}/lab'
+    lab.terminate()
+    lab.wait()
+
+def test_explorers_in_jupyterlab(lab, browser, tmp_path):
+    "Each explorer shows its picture, and another one when a control is moved; what cannot be is told in a sentence."
+    shown = ['solver_explorer()', 'walk_explorer()', 'gradient_explorer()', 'side_by_side(bb, named_models(bb))']
+    source = ['from diffusionopd.explore import *\nfrom diffusionopd.explore import named_models\nfrom diffusionopd.backbones import load_backbone\nbb = load_backbone("embedded")', *shown]
+    cells = [dict(cell_type='code', id=f'cell{i}', metadata={}, source=c, outputs=[], execution_count=None) for i, c in enumerate(source)]
+    (tmp_path/'work'/'play.ipynb').write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=dict(name='python3', display_name='')), nbformat=4, nbformat_minor=5)))
+    browser.set_window_size(1300, 3400) # a notebook holds only the cells that are in view
+    try:
+        browser.get(f'{lab}/tree/play.ipynb?reset')
+        wait(browser, lambda b: len(b.find_elements(By.CSS_SELECTOR, '.jp-CodeCell')) == len(cells), 60)
+        wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, '.jp-Notebook-ExecutionIndicator[data-status=idle]'), 60)
+        browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        picture_of = lambda i: [im.get_attribute('src') for im in browser.find_elements(By.CSS_SELECTOR, '.widget-interact')[i].find_elements(By.TAG_NAME, 'img')]
+        wait(browser, lambda b: len(b.find_elements(By.CSS_SELECTOR, '.widget-interact')) == len(shown) and all(len(picture_of(i)) == 1 for i in range(len(shown))), 180)
+        picture(browser, 'jupyterlab')
+        for i, choice in ((0, 'euler'), (1, 'cps'), (2, '4')):
+            before = picture_of(i)
+            Select(browser.find_elements(By.CSS_SELECTOR, '.widget-interact')[i].find_element(By.TAG_NAME, 'select')).select_by_visible_text(choice)
+            wait(browser, lambda b: picture_of(i) not in ([], before), 60)
+        prompt = browser.find_elements(By.CSS_SELECTOR, '.widget-interact')[3].find_element(By.CSS_SELECTOR, 'input[type=text]')
+        prompt.clear(); prompt.send_keys('paint me a horse', Keys.ENTER)
+        wait(browser, lambda b: 'paint me a horse' in b.find_elements(By.CSS_SELECTOR, '.widget-interact .jp-OutputArea')[3].text, 60)
+        picture(browser, 'jupyterlab-after')
+    finally: browser.set_window_size(1280, 900)
