@@ -1,5 +1,5 @@
 "Tests run from the root of the repository, on one thread, without a network."
-import os
+import os, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -12,3 +12,11 @@ from installed import opd, student  # fixtures
 
 @pytest.fixture
 def repo(): return root
+
+@pytest.fixture(scope='session')
+def site():
+    "The folder of the documentation, built anew."
+    if sys.version_info < (3, 11): pytest.skip('smalldocs, which builds the site, needs Python 3.11')
+    run = subprocess.run([sys.executable, 'tools/docs.py'], capture_output=True, text=True)
+    if run.returncode: pytest.fail(run.stdout + run.stderr, pytrace=False)
+    return root/'_docs'

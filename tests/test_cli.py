@@ -1,12 +1,12 @@
 "The commands of the installed package, from a folder that is not the checkout."
-import json, math, os, shutil, subprocess, sys
+import json, math, os, re, shutil, subprocess, sys
 
 import pytest, yaml
 from PIL import Image
 
 from installed import SMALL, TASKS, console, edit, lines, write
 
-COMMANDS = 'demo', 'distill', 'teach', 'pretrain', 'sample', 'evaluate', 'init'
+COMMANDS = 'demo', 'distill', 'teach', 'pretrain', 'sample', 'evaluate', 'report', 'init'
 
 def strict(text):
     "JSON as every reader understands it: without NaN and Infinity."
@@ -193,6 +193,18 @@ from diffusionopd.evaluate import reward
 @reward('dark')
 def dark(images, prompts): return dict(score=1-images.mean((1, 2, 3)))
 """
+
+def test_report(student, opd, tmp_path):
+    "A run on one page: its tasks, its last scores, pictures of three models, and nothing to fetch."
+    folder, _ = student
+    said = opd.run(folder, 'report', 'run', '--out', tmp_path/'page.html', '--pictures', 2).ok()
+    text = (tmp_path/'page.html').read_text(encoding='utf8')
+    last = lines(folder/'run'/'scores.jsonl')[-1]
+    assert said.stdout.strip() == str(tmp_path/'page.html') and f"{last['score']:.3f} ({last['low']:.2f}" in text
+    assert text.count('alt="student: ') == 6 and text.count('<img') == 3 + 18 and all(f'<h3>{t}</h3>' in text for t in TASKS)
+    assert not re.findall(r'(?:src|href)="(?!data:)', text) and '<script' not in text and len(text) < 1e6
+    wrong = opd.run(tmp_path, 'report', folder)
+    assert wrong.code == 2 and 'holds no distillation' in wrong.stderr and 'Traceback' not in wrong.stderr
 
 def test_plugin(opd, tmp_path):
     "A reward of one's own scores, is taught and is watched; the recipe of a run names the file that it came from."

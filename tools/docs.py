@@ -1,22 +1,91 @@
 """Build the site in _docs/ from the notebooks: with Quarto where it is installed, else with smalldocs.
 
-nbdev's own `nbdev_docs` would install Quarto as root, so its processor is called here directly.
+nbdev's own `nbdev_docs` would install Quarto as root, so its processor is called here directly. What smalldocs lacks is
+done here: pages named as links name them, figures as files with their alt text, no fonts of third parties, and KaTeX
+beside the pages where npm can fetch it (else the reader's browser takes it from a CDN), so that the site works offline.
 """
-import re, shutil, subprocess, sys
+import html, re, shutil, subprocess, sys, tempfile
 from pathlib import Path
 
+from execnb.nbio import read_nb, write_nb
 from nbdev.config import get_config
 from nbdev.doclinks import _build_modidx
+from nbdev.process import extract_directives
 from nbdev.serve import proc_nbs
+from readme import picture
 
 prefix = re.compile(r'\b\d+[a-z]*_(\w+\.ipynb)')
 outfile = re.compile(r'output-file: [^"\\]*\\n')
+fence, link = re.compile(r'^```.*?^```', re.S | re.M), re.compile(r'\[(`[^`]*`)\]\([^)]*\)')
+cdn = re.compile(r'https://cdn\.jsdelivr\.net/npm/katex@([\d.]+)/dist/')
 
 def flatten(p):
     "Name the pages in `p` without their numbers, as Quarto does by `output-file`, for that is where links point."
     for f in [*p.rglob('*.ipynb'), p/'_quarto.yml']:
         f.write_text(outfile.sub(r'\\n', prefix.sub(r'\1', f.read_text(encoding='utf8'))), encoding='utf8')
     for f in [*p.rglob('*.ipynb')]: f.rename(f.with_name(prefix.sub(r'\1', f.name)))
+
+def near(nb, home):
+    """Let the links of the notebook at the path `nb` that nbdev made lead into this site, wherever it lies: to a class where
+    they mean a method of it, which has no heading, and none inside code."""
+    cells = read_nb(nb)
+    for c in cells.cells:
+        for o in c.get('outputs', []):
+            if text := ''.join(o.get('data', {}).get('text/markdown', '')): o['data']['text/markdown'] = fence.sub(lambda m: link.sub(r'\1', m[0]), text)
+    write_nb(cells, nb)
+    up = '../'*(len(nb.relative_to(get_config().config_path/'_proc').parts)-1)
+    nb.write_text(re.sub(re.escape(home)+r'([^)\s]*?#\w+)[\w.]*', rf'{up}\1', nb.read_text(encoding='utf8')), encoding='utf8')
+
+def figure(src, options):
+    "A picture in the markup of a figure."
+    alt, cap = (html.escape(str(options.get(k, ''))) for k in ('fig-alt', 'fig-cap'))
+    caption = f'<figcaption>{cap}</figcaption>' if cap else ''
+    return (f'<div class="quarto-figure quarto-figure-center"><figure class="figure">'
+            f'<p><img src="{src}" alt="{alt}" class="img-fluid figure-img" loading="lazy"></p>{caption}</figure></div>')
+
+def options(cell):
+    "The directives of a cell."
+    return {k.rstrip(':'): ' '.join(v).strip('"') for k, v in extract_directives(cell, remove=False).items()}
+
+def figures(nb):
+    "Put the pictures in the outputs of the notebook at the path `nb` into files beside it."
+    cells, folder = read_nb(nb), nb.with_name(nb.stem+'_files')
+    for i, c in enumerate(cells.cells):
+        for j, o in enumerate(c.get('outputs', [])):
+            if not (pic := picture(o.get('data', {}))): continue
+            folder.mkdir(exist_ok=True)
+            file = folder/f'cell-{i}-{j}{pic[0]}'
+            file.write_bytes(pic[1])
+            o['data'] = {'text/html': figure(f'{folder.name}/{file.name}', options(c))}
+    write_nb(cells, nb)
+
+def fonts(docs):
+    "Let the themes use the reader's own fonts instead of fetching some from a third party."
+    for f in (docs/'site_libs'/'themes').glob('*.css'):
+        f.write_text(re.sub(r'@import url\(https?://[^)]*\);?', '', f.read_text(encoding='utf8')), encoding='utf8')
+
+def katex(docs):
+    "Put KaTeX beside the pages that load it from a CDN; tell if that is impossible."
+    pages = {f: text for f in docs.rglob('*.html') if cdn.search(text := f.read_text(encoding='utf8'))}
+    if not pages: return
+    version = cdn.search(next(iter(pages.values())))[1]
+    if not fetch(f'katex@{version}', docs/'site_libs'/'katex'): return print('npm cannot fetch KaTeX: pages load it from a CDN')
+    for f, text in pages.items():
+        up = '../'*(len(f.relative_to(docs).parts)-1)
+        f.write_text(cdn.sub(f'{up}site_libs/katex/', text), encoding='utf8')
+
+def fetch(package, target):
+    "Copy what a page needs of an npm package's `dist`; false where there is no npm or no network."
+    with tempfile.TemporaryDirectory() as tmp:
+        if not shutil.which('npm') or subprocess.run(['npm', 'pack', '--silent', package], cwd=tmp, capture_output=True, timeout=120).returncode: return False
+        shutil.unpack_archive(next(Path(tmp).glob('*.tgz')), tmp)
+        dist = Path(tmp)/'package'/'dist'
+        for pattern in '*.min.css', '*.min.js', 'contrib/auto-render.min.js', 'fonts/*.woff2':
+            for f in dist.glob(pattern):
+                to = target/f.relative_to(dist)
+                to.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(f, to)
+    return True
 
 def main():
     cfg = get_config()
@@ -27,8 +96,16 @@ def main():
     if not quarto:
         if not smalldocs.exists(): return 'the site needs Quarto, or smalldocs (Python 3.11 and newer): install one of them'
         flatten(p)
+        for f in p.rglob('*.ipynb'):
+            near(f, cfg.doc_host+cfg.doc_baseurl+'/')
+            figures(f)
     res = subprocess.call([quarto, 'render', p] if quarto else [smalldocs, 'render', '--strict', p])
-    if not res: shutil.move(p/cfg.doc_path.name, cfg.doc_path)
+    if res: return res
+    shutil.move(p/cfg.doc_path.name, cfg.doc_path)
+    if not quarto:
+        for d in p.rglob('*_files'): shutil.copytree(d, cfg.doc_path/d.relative_to(p))
+        fonts(cfg.doc_path)
+        katex(cfg.doc_path)
     return res
 
 if __name__ == '__main__': sys.exit(main())

@@ -1,0 +1,139 @@
+"""Tell what is wrong with the site in _docs/: broken links, raw formulas, figures that lack or say nothing, heavy pages.
+
+    python tools/check_docs.py    exit with 1 if anything is wrong; `make docs` builds the site
+
+A page weighs what its reader's browser fetches to show it: text compressed, as servers send it, and every figure.
+Fonts, of which a browser fetches the few it needs, are counted by tests/test_browser.py, which has a browser.
+"""
+import gzip, re, sys
+from dataclasses import dataclass, field
+from functools import lru_cache
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urlparse
+
+from execnb.nbio import read_nb
+from nbdev.config import get_config
+from nbdev.process import extract_directives
+from readme import picture
+
+HEAVIEST = 1.5e6  # bytes
+link = re.compile(r'\]\([^)\s]+\)')
+SILENT = {'script', 'style', 'code', 'pre', 'svg'}  # what they hold is not prose
+VOID = {'area', 'base', 'br', 'col', 'embed', 'hr', 'img', 'input', 'link', 'meta', 'source', 'track', 'wbr'}
+raw = re.compile(r'\$\$|(?<![\w\\])\$[^$\n]{1,80}\$(?!\d)|\\(?:begin|end|frac|tfrac|mathrm|mathbb|mathcal|lVert|operatorname|sqrt|sum|tag)\b')
+
+@dataclass
+class Page(HTMLParser):
+    "What a page offers, asks for and says."
+    path: Path
+    ids: set = field(default_factory=set)
+    links: list = field(default_factory=list)
+    needs: set = field(default_factory=set)   # files fetched to show it
+    alts: list = field(default_factory=list)  # of figures: (source, text)
+    math: list = field(default_factory=list)  # formulas: (is it displayed?, TeX)
+    prose: list = field(default_factory=list)
+    stack: list = field(default_factory=list) # open tags with their classes
+
+    def __post_init__(self):
+        super().__init__()
+        self.feed(self.path.read_text(encoding='utf8'))
+
+    def handle_starttag(self, tag, attrs):
+        a = dict(attrs)
+        kind = a.get('class') or ''
+        if tag not in VOID: self.stack.append((tag, kind))
+        self.ids |= {a[k] for k in ('id', 'name') if a.get(k)}
+        if tag == 'a' and a.get('href'): self.links.append(a['href'])
+        if tag == 'img': self.alts.append((a.get('src', ''), a.get('alt') or ''))
+        if tag == 'svg': self.alts.append(('an inline svg', a.get('aria-label') or ''))
+        if 'math' in kind.split(): self.math.append(('display' in kind, ''))
+        if tag in ('img', 'script') and a.get('src'): self.needs.add(a['src'])
+        if tag == 'link' and a.get('rel') == 'stylesheet': self.needs.add(a['href'])
+
+    def handle_endtag(self, tag):
+        while self.stack and self.stack.pop()[0] != tag: pass
+
+    def handle_data(self, text):
+        if any('math' in kind.split() for _, kind in self.stack): self.math[-1] = (self.math[-1][0], self.math[-1][1]+text)
+        elif not any(t in SILENT for t, _ in self.stack): self.prose.append(text)
+
+    def at(self, ref):
+        "The file that a link of this page points to, and the anchor in it; none where it leaves the site."
+        url, anchor = urldefrag(ref)
+        if urlparse(url).scheme or url.startswith('//'): return None, ''
+        return ((self.path.parent/unquote(url)).resolve() if url else self.path.resolve()), unquote(anchor)
+
+def pages(docs):
+    "Every page of the site, by its path."
+    return {f.resolve(): Page(f) for f in sorted(docs.rglob('*.html'))}
+
+def broken(site):
+    "Links, anchors and files that are not there."
+    for page in site.values():
+        for ref in [*dict.fromkeys(page.links), *sorted(page.needs)]:
+            file, anchor = page.at(ref)
+            if file is None or ref == '#': continue
+            if file.is_dir(): file = file/'index.html'
+            if not file.is_file(): yield page, f'{ref} is not there'
+            elif anchor and file in site and anchor not in site[file].ids: yield page, f'{ref}: no such anchor'
+
+def untypeset(site):
+    "TeX and Markdown that stand in the prose, where no reader's browser looks for them."
+    for page in site.values():
+        for what, marks in (('formula', raw), ('link', link)):
+            for found in marks.findall(' '.join(page.prose)): yield page, f'a {what} is not marked as one: {found!r}'
+
+def mute(site):
+    "Figures without a description."
+    for page in site.values():
+        for src, alt in page.alts:
+            if len(alt.split()) < 4: yield page, f'{src[:60]} has no alt text to speak of: {alt!r}'
+
+def heavy(site, most=HEAVIEST):
+    "Pages that are slow to fetch."
+    for page in site.values():
+        if (n := weight(page)[0]) > most: yield page, f'{n/1e6:.2f} MB are more than {most/1e6:g} MB'
+
+def weight(page):
+    "Bytes to fetch for a page, compressed and not."
+    sizes = [size(f) for f in (page.path, *(page.at(r)[0] for r in page.needs)) if f and f.is_file()]
+    return tuple(map(sum, zip(*sizes)))
+
+@lru_cache(None)
+def size(f):
+    "Bytes of a file, compressed if a server would, and as it lies."
+    data = f.read_bytes()
+    return len(data if f.suffix in ('.png', '.jpg') else gzip.compress(data)), len(data)
+
+def shown(cell):
+    "Pictures of a cell that its page shows."
+    d = extract_directives(cell, remove=False)
+    gone = 'hide' in d or d.get('include:') == ['false'] or d.get('output:') == ['false']
+    return 0 if gone else sum(bool(picture(o.get('data', {}))) for o in cell.get('outputs', []))
+
+def missing(site, docs, nbs):
+    "Notebooks without a page, and pages without all the pictures of their notebook."
+    for nb in sorted(nbs.rglob('*.ipynb')):
+        if '.ipynb_checkpoints' in nb.parts: continue
+        at = docs/nb.relative_to(nbs).with_name(re.sub(r'^\d+[a-z]*_', '', nb.stem)+'.html')
+        page = site.get(at.resolve())
+        there, due = len(page.alts) if page else 0, sum(shown(c) for c in read_nb(nb).cells if c.cell_type == 'code')
+        if page is None: yield nb, 'has no page'
+        elif there < due: yield nb, f'has {due} pictures and its page {there}'
+
+def problems(site, docs, nbs):
+    "Everything that is wrong, a line each."
+    for found in broken(site), untypeset(site), mute(site), heavy(site), missing(site, docs, nbs):
+        for page, what in found: yield f'{getattr(page, "path", page)}: {what}'
+
+if __name__ == '__main__':
+    cfg = get_config()
+    if not cfg.doc_path.is_dir(): sys.exit('there is no site: make docs')
+    site = pages(cfg.doc_path)
+    found = [*problems(site, cfg.doc_path, cfg.nbs_path)]
+    heaviest = max(site.values(), key=lambda p: weight(p)[0])
+    print('\n'.join(found) or f'{len(site)} pages, {sum(len(p.links) for p in site.values())} links, {sum(len(p.math) for p in site.values())} formulas, '
+          f'{sum(len(p.alts) for p in site.values())} figures: nothing is wrong; heaviest {heaviest.path.name}: '
+          f'{weight(heaviest)[0]/1e6:.2f} MB, {weight(heaviest)[1]/1e6:.2f} MB unpacked')
+    sys.exit(bool(found))
