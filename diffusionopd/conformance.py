@@ -7,9 +7,9 @@ __all__ = ['OWN_SOLVERS', 'QUESTIONS', 'Exam', 'Finding', 'own_solver', 'prompts
            'difference', 'protocol', 'rows', 'trial_adapter', 'targets', 'grid', 'compared', 'walk', 'guided', 'reload',
            'conformance', 'conform']
 
-# %% ../nbs/15b_conformance.ipynb #969a51e1
+# %% ../nbs/15b_conformance.ipynb #d7f2a3a6
 import inspect, math, tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +80,7 @@ def our_walk(
     walk = list(rollout(field, bb.start(noise), bb.kernels(solver, exam.steps), bb.encode(prompts_of(bb, exam))))
     return [s.x_next for s in walk], bb.decode(walk[-1].x_next)
 
+# %% ../nbs/15b_conformance.ipynb #b5a5f178
 def their_walk(
     bb:Backbone,       # whose pipeline walks
     exam:Exam,         # from these seeds
@@ -95,10 +96,12 @@ def their_walk(
     pictures = bb.pipe(**asked, output_type='pt')[0]
     return states, pictures if pictures.ndim==4 else pictures[:, pictures.shape[1]//2]         # of a film, the middle frame
 
-# %% ../nbs/15b_conformance.ipynb #e0fdd88a
+# %% ../nbs/15b_conformance.ipynb #1736ff3c
 QUESTIONS = {}
 
-def question(f):
+def question(
+    f:Callable, # `(backbone, exam) -> str`: says what it measured, or refuses
+):
     "Decorator: ask this, too."
     QUESTIONS[f.__name__] = f
     return f
@@ -118,17 +121,18 @@ def difference(
     refuse(at is not None, f'{what} differs by {far[at or 0]:.2g}{f", first in step {at}" if len(far) > 1 else ""}')
     return f'{max(far):.0e}'
 
+# %% ../nbs/15b_conformance.ipynb #9c15f00d
 @question
-def protocol(bb, exam):
+def protocol(bb:Backbone, exam:Exam)->str:
     "Conditions are rows, and a start has the latent shape."
     x = conforming(bb).start(seeded(exam.seeds))
     refuse(tuple(x.shape[1:])!=tuple(bb.latent_shape()), f'start has shape {tuple(x.shape[1:])}, latent_shape says {tuple(bb.latent_shape())}')
     return ' x '.join(map(str, bb.latent_shape()))
 
-# %% ../nbs/15b_conformance.ipynb #cb224bf1
+# %% ../nbs/15b_conformance.ipynb #78763276
 @question
 @torch.no_grad()
-def rows(bb, exam):
+def rows(bb:Backbone, exam:Exam)->str:
     "A row does not see the others."
     x, cond, levels = bb.start(seeded(exam.seeds)), bb.encode(prompts_of(bb, exam)), torch.tensor([.9, .3])
     both = bb.velocity(bb.net, x, levels, cond)
@@ -136,6 +140,7 @@ def rows(bb, exam):
     swapped = bb.velocity(bb.net, x.flip(0), levels.flip(0), join(take(cond, [1]), take(cond, [0]))).flip(0)
     return difference([alone, swapped], [both, both], exam.atol, 'the answer to a row alone')
 
+# %% ../nbs/15b_conformance.ipynb #600a9c6d
 @contextmanager
 def trial_adapter(
     bb:Backbone, # has an adapter inside the block
@@ -150,8 +155,9 @@ def trial_adapter(
     try: yield 'trial'
     finally: remove(bb.net, 'trial')
 
+# %% ../nbs/15b_conformance.ipynb #05e444bc
 @question
-def targets(bb, exam):
+def targets(bb:Backbone, exam:Exam)->str:
     "Layers exist, and a gradient reaches adapters of every kind and nothing else."
     found = target_layers(bb.net, bb.lora_targets)
     with trial_adapter(bb) as name:
@@ -164,9 +170,9 @@ def targets(bb, exam):
     refuse(bool(stray), f'a gradient reaches the base at {", ".join(stray[:1])}')
     return f'{len(moved)} of {len({n for layers in found.values() for n in layers})} layers'
 
-# %% ../nbs/15b_conformance.ipynb #4bc0533e
+# %% ../nbs/15b_conformance.ipynb #d4badbe1
 @question
-def grid(bb, exam):
+def grid(bb:Backbone, exam:Exam)->str:
     "The levels are those that the pipeline's call sets."
     their_walk(bb, exam)
     own, s = bb.sigmas(exam.steps), bb.pipe.scheduler
@@ -174,6 +180,7 @@ def grid(bb, exam):
     theirs = s.sigmas if flow else s.sigmas/(1+s.sigmas**2)**.5 if hasattr(s, 'sigmas') else (1-s.alphas_cumprod[s.timesteps.cpu()])**.5
     return difference(own[:len(theirs)], theirs.cpu(), 1e-6, 'the grid')
 
+# %% ../nbs/15b_conformance.ipynb #15bad781
 def compared(
     bb:Backbone,       # examined
     exam:Exam,         # with this
@@ -188,12 +195,12 @@ def compared(
     return f'{far} in {len(b)} states' if b else f'{far} in the picture'
 
 @question
-def walk(bb, exam):
+def walk(bb:Backbone, exam:Exam)->str:
     "Our states are the pipeline's."
     return compared(bb, exam)
 
 @question
-def guided(bb, exam):
+def guided(bb:Backbone, exam:Exam)->str:
     "They are with guidance, too; or the model refuses guidance."
     try: bb.guided(adapter_field(bb, None), exam.guidance)
     except Refusal as e: return f'none: {e}'
@@ -201,9 +208,9 @@ def guided(bb, exam):
     refuse(not moved > 10*exam.atol, 'guidance changes nothing')
     return compared(bb, exam, exam.guidance)
 
-# %% ../nbs/15b_conformance.ipynb #450ea41e
+# %% ../nbs/15b_conformance.ipynb #ae71776f
 @question
-def reload(bb, exam):
+def reload(bb:Backbone, exam:Exam)->str:
     "The pipeline paints with an exported adapter what we paint with it."
     if not hasattr(bb.pipe, 'load_lora_weights'): return 'none: the pipeline reads no adapters'
     with tempfile.TemporaryDirectory() as d:

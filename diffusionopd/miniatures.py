@@ -152,6 +152,7 @@ def small_flux(guided:bool=True): # is the network told its guidance scale, as d
     return diffusers.FluxPipeline(steps, small_vae(shift_factor=.1, scaling_factor=.36), small_clip(), byte_tokenizer(77), small_t5(),
                                   byte_tokenizer(512), net)
 
+# %% ../nbs/13b_miniatures.ipynb #f977f048
 def small_flux2_parts(
     guided:bool, # is the network told its guidance scale?
 )->tuple:        # scheduler, autoencoder, network
@@ -193,6 +194,7 @@ def small_z_image():
     return diffusers.ZImagePipeline(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.), vae, small_llm('Qwen3', 2, 'Model'),
                                     byte_tokenizer(512, chat=True), net)
 
+# %% ../nbs/13b_miniatures.ipynb #61ae6d0f
 @miniature_of('sana')
 def small_sana():
     "Sana."
