@@ -235,8 +235,7 @@ def restore(
 )->Run:                # the same, where it was
     "Go on from a checkpoint. Raises `Damaged`, and `Refusal` for one of another run."
     note = verified(path)
-    other = [] if accept else changes(note, run)
-    refuse(bool(other), f'{path} belongs to another run: {listed(other)}')
+    refuse(bool(other := [] if accept else changes(note, run)), f'{path} belongs to another run: {listed(other)}')
     put_state(run, load_file(Path(path)/'state.safetensors'), path)
     if run.ema: run.ema.optimization_step = note['ema']
     if run.accelerator.scaler and note['scaler']: run.accelerator.scaler.load_state_dict(note['scaler'])
