@@ -387,7 +387,7 @@ def read_settings(
         else:
             with safe_open(Path(folder)/file, 'pt') as f: header = json.loads((f.metadata() or {}).get('lora_adapter_metadata', '{}'))
             said = {k.removeprefix(f'{component}.'): v for k, v in header.items()}
-    except (OSError, ValueError, AttributeError) as e: refuse(True, f'{config} cannot be read: {e}')
+    except (OSError, ValueError, AttributeError) as e: refuse(True, f'{config} cannot be read: {" ".join(str(e).split())[:300]}')
     check_settings(said, str(folder))
     return said
 
@@ -403,7 +403,7 @@ def read_adapter(
     refuse(not files, f'{str(folder)!r} holds no adapter: neither {PEFT_FILE} nor {DIFFUSERS_FILE}; other formats, pickles among them, '
                       'are not read')
     try: state = load_file(folder/files[0])
-    except (SafetensorError, ValueError, OSError) as e: refuse(True, f'{folder/files[0]} cannot be read: {e}')
+    except (SafetensorError, ValueError, OSError) as e: refuse(True, f'{folder/files[0]} cannot be read: {" ".join(str(e).split())[:300]}')
     path = lambda k: k.removeprefix('base_model.model.').removeprefix(f'{component}.')
     return read_settings(folder, files[0], component), {path(k): v for k, v in state.items()}
 

@@ -148,9 +148,8 @@ def state_note(
     run:Run, # whole
 )->dict:     # plain values
     "The numbers of a run, and what it is computed from."
-    scaler = run.accelerator.scaler
     return dict(update=run.update, skipped=run.skipped, forwards=run.forwards, ema=run.ema.optimization_step if run.ema else 0,
-                scaler=scaler.state_dict() if scaler else {}, recipe=recipe_core(run.recipe), **origins(run))
+                scaler=run.accelerator.scaler.state_dict() if run.accelerator.scaler else {}, recipe=recipe_core(run.recipe), **origins(run))
 
 def prune(
     folder,        # of a run
@@ -218,7 +217,7 @@ def put_state(
     state:dict, # of `checkpoint_state`
     where,      # it came from, for the message
 ):
-    "Weights, optimiser and average. Raises `Refusal` for those of a student of another shape."
+    "Weights, optimiser, average. Raises `Refusal` for those of another student."
     there = {k.removeprefix('weight/'): v.shape for k, v in state.items() if k.startswith('weight/')}
     odd = [k for k in {**there, **run.params} if k not in run.params or there.get(k) != run.params[k].shape]
     refuse(bool(odd), f'{where} holds another student: {len(odd)} of its tensors do not fit, the first {min(odd, default="")!r}')
@@ -235,8 +234,7 @@ def restore(
 )->Run:                # the same, where it was
     "Go on from a checkpoint. Raises `Damaged`, and `Refusal` for one of another run."
     note = verified(path)
-    other = [] if accept else changes(note, run)
-    refuse(bool(other), f'{path} belongs to another run: {listed(other)}')
+    refuse(bool(other := [] if accept else changes(note, run)), f'{path} belongs to another run: {listed(other)}')
     put_state(run, load_file(Path(path)/'state.safetensors'), path)
     if run.ema: run.ema.optimization_step = note['ema']
     if run.accelerator.scaler and note['scaler']: run.accelerator.scaler.load_state_dict(note['scaler'])

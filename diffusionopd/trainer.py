@@ -149,8 +149,7 @@ class Run:
     "A distillation in progress."
     recipe: DistillRecipe
     bb: Backbone             # frozen base, adapters of teachers and student
-    accelerator: Accelerator
-    sources: dict            # task -> prompt source
+    accelerator: Accelerator; sources: dict            # task -> prompt source
     student: Field           # the student with gradients, its guidance inside
     target: Field            # answers each row with its task's teacher
     counters: list           # every `Counted` field, for the count of forwards

@@ -1,12 +1,12 @@
 """Whatever a file holds, it is understood or refused in one sentence. `NIGHTLY=1 pytest tests/test_fuzz.py` tries thousands of files, CI a few of each kind.
 
 With `FUZZ_JSON=FILE` the cases are counted in a file."""
-import json, math, os, shutil, struct
+import copy, json, math, os, shutil, struct
 from collections import Counter
 from pathlib import Path
 
 import pytest, torch, yaml
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from diffusionopd.adapters import adapter_names, grid_note, load_adapter, read_manifest, remove
 from diffusionopd.backbones import asset, load_backbone
@@ -62,9 +62,9 @@ def mutated(draw, tree, values=values):
         at = tree
         for k in above: at = at[k]
         how = draw(st.sampled_from(['replace', 'replace', 'remove', 'rename', 'add']))
-        if how == 'replace': at[last] = draw(values)
+        if how == 'replace': at[last] = copy.deepcopy(draw(values))
         elif how == 'remove': del at[last]
-        elif isinstance(at, dict): at[draw(st.text(max_size=6))] = at.pop(last, None) if how == 'rename' else draw(values)
+        elif isinstance(at, dict): at[draw(st.text(max_size=6))] = at.pop(last, None) if how == 'rename' else copy.deepcopy(draw(values))
     return tree
 
 SNIPPETS = ['tasks:', ' {', '}', '[', ']', '- ', '&a ', '*a', '<<: *a', '!!python/object/apply:os.system [ls]', '!!binary "a"', '"', "'", '\t', '\n', '  ', '? ', ': ', '#', '---', '...', '%YAML 9.9',
@@ -154,6 +154,7 @@ def weights(draw):
 def bb(): return load_backbone('embedded')
 
 @fuzz(30, 500)
+@example(content=packed(HEADER | {'two\nlines': dict(dtype='F32', shape=[2], data_offsets=[0, 3])}), config=CONFIG)
 @given(content=st.one_of(weights(), st.just(GOOD)), config=st.one_of(st.just(CONFIG), mutated(CONFIG), values))
 def test_weights(content, config, bb, tmp_path):
     "The network is as it was where an adapter is refused."
