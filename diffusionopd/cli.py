@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['app', 'console', 'Version', 'RecipeFile', 'BaseFile', 'Prompts', 'Kind', 'NewFile', 'RunFolder', 'PageFile',
-           'Painted', 'Out', 'DemoOut', 'Png', 'Json', 'Long', 'Resume', 'Quiet', 'Threads', 'Plugins', 'Updates',
-           'NewSeed', 'NewModel', 'Seed', 'Each', 'Pictures', 'Steps', 'Guidance', 'Model', 'Adapters', 'TaskNames',
-           'Reward', 'Alone', 'Wording', 'top', 'said', 'threads', 'room_for', 'speaks', 'Bars', 'bars', 'short',
-           'show_score', 'reading', 'scores_in', 'follow', 'watch', 'option', 'read_recipe', 'tell', 'demo_command',
-           'distill_command', 'teach_command', 'pretrain_command', 'save_grid', 'strange', 'sample_command',
-           'write_json', 'evaluate_command', 'report_command', 'init_command', 'quieten', 'wait_asleep', 'usage',
-           'main']
+           'Painted', 'Out', 'DemoOut', 'Png', 'Json', 'Long', 'Resume', 'Accept', 'Quiet', 'Threads', 'Plugins',
+           'Updates', 'NewSeed', 'NewModel', 'Seed', 'Each', 'Pictures', 'Steps', 'Guidance', 'Model', 'Adapters',
+           'TaskNames', 'Reward', 'Alone', 'Wording', 'top', 'said', 'threads', 'room_for', 'speaks', 'Bars', 'bars',
+           'short', 'show_score', 'reading', 'scores_in', 'follow', 'watch', 'option', 'read_recipe', 'tell',
+           'demo_command', 'distill_command', 'teach_command', 'pretrain_command', 'save_grid', 'strange',
+           'sample_command', 'write_json', 'evaluate_command', 'report_command', 'init_command', 'quieten',
+           'wait_asleep', 'usage', 'main']
 
 # %% ../nbs/25_cli.ipynb #dcb633d0
 import json, os, shlex, sys
@@ -176,7 +176,8 @@ DemoOut = Annotated[str, typer.Option(metavar='FOLDER', help='For everything tha
 Png = Annotated[str, typer.Option(metavar='FILE', help='PNG file to write.')]
 Json = Annotated[Optional[str], option(metavar='FILE', help='Write the scores to this JSON file too.')]
 Long = Annotated[bool, typer.Option('--long', help='More updates: a student that keeps nearly everything.')]
-Resume = Annotated[bool, typer.Option('--resume', help='Go on from the last checkpoint.')]
+Resume = Annotated[bool, typer.Option('--resume', help='Go on from the last good checkpoint.')]
+Accept = Annotated[bool, typer.Option('--accept-changes', help='With --resume: go on although the recipe or a teacher is not what it was.')]
 Quiet = Annotated[bool, typer.Option('--quiet', '-q', help='No progress bars.')]
 Threads = Annotated[Optional[int], typer.Option(help='CPU threads.', show_default='torch decides', min=1)]
 Plugins = Annotated[Optional[list[str]], option('--plugin', metavar='MODULE', help='Your own code, run first: a module or .py file; may be repeated.')]
@@ -244,7 +245,7 @@ def demo_command(out:DemoOut='runs/demo', long:Long=False, seed:Seed=0, n:Pictur
 # %% ../nbs/25_cli.ipynb #8264fd12
 @app.command('distill')
 def distill_command(recipe:RecipeFile, out:Out=None, seed:NewSeed=None, updates:Updates=None, plugin:Plugins=None, resume:Resume=False,
-                    cpu_threads:Threads=None, quiet:Quiet=False):
+                    accept_changes:Accept=False, cpu_threads:Threads=None, quiet:Quiet=False):
     """Distil the teachers of a recipe into one student.
 
     Examples:
@@ -252,11 +253,13 @@ def distill_command(recipe:RecipeFile, out:Out=None, seed:NewSeed=None, updates:
     - `diffusionopd distill recipe.yaml`
     - `diffusionopd distill recipe.yaml --out runs/second --seed 1`
     - `diffusionopd distill runs/second/recipe.json --resume`
+    - `diffusionopd distill runs/second/recipe.json --updates 400 --resume --accept-changes`
     """
+    refuse(accept_changes and not resume, '--accept-changes is for a run that is gone on with: give --resume too')
     r = read_recipe('distill', recipe, plugin, out=out, seed=seed, updates=updates)
     from diffusionopd.runs import distill
     threads(cpu_threads)
-    watch(distill(r, resume, said()), 'Distilling', r.updates, quiet)
+    watch(distill(r, resume, said(), accept_changes), 'Distilling', r.updates, quiet)
     if speaks(): typer.echo(f'Student: {Path(r.out)/"student"}   Figures: {Path(r.out)/"figures"}')
 
 # %% ../nbs/25_cli.ipynb #3b6bf68e

@@ -141,8 +141,8 @@ class PixelPipeline(DiffusionPipeline, SD3LoraLoaderMixin):
         self.register_modules(transformer=transformer, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer)
     def encode_prompt(self, prompt): return encode_captions(self, prompt)
     @classmethod
-    def from_pretrained(cls, path, **kw): # weights lie in half precision and are used in float32, unless a dtype is asked for
-        return super().from_pretrained(path, **(kw if {'dtype', 'torch_dtype'} & kw.keys() else dict(kw, dtype=torch.float32)))
+    def from_pretrained(cls, path, use_safetensors=True, **kw): # no pickles; weights lie in half precision and are used in float32, unless a dtype is asked for
+        return super().from_pretrained(path, use_safetensors=use_safetensors, **(kw if {'dtype', 'torch_dtype'} & kw.keys() else dict(kw, dtype=torch.float32)))
     @torch.no_grad()
     def __call__(
         self,

@@ -224,6 +224,10 @@ class DistillRecipe(Method):
     seed: Seed = 0
     precision: Precision = Setting('no', description='mixed precision of the forwards; differences and squares stay in float32')
     checkpoint_every: int = Setting(50, ge=0, description='updates between checkpoints; 0: only at the end')
+    keep_last: int = Setting(2, ge=1, description='newest checkpoints to keep; with two, a damaged one costs little')
+    keep_best: bool = Setting(False, description='keep the checkpoint of the best evaluation too, by its mean score over the tasks')
+    skip_limit: int = Setting(10, ge=0, description='updates that may be left out because their numbers are not finite; one more stops the run')
+    patience: float = Setting(600., gt=0, description='seconds that a reward or a tracker may take before the run goes on without it')
     trackers: list[str] = Setting(['tensorboard'], description='where numbers go besides log.jsonl: any tracker that accelerate knows')
     out: str = Setting('runs/distill', description='folder of the run')
 

@@ -39,17 +39,19 @@ def read_log(
     path, out = Path(path), []
     lines = path.read_text(encoding='utf-8', errors='replace').splitlines() if path.is_file() else []
     for i, line in enumerate(lines, 1):
-        try: out.append(json.loads(line))
-        except ValueError: refuse(i < len(lines), f'line {i} of {path} is not a record')
+        try: record = json.loads(line)
+        except (ValueError, RecursionError): record = None
+        if isinstance(record, dict) and isinstance(record.get('update'), int): out.append(record)
+        else: refuse(i < len(lines), f'line {i} of {path} is not a record: mend or remove it')
     return out
 
 # %% ../nbs/22_report.ipynb #e4a12f97
 def elapsed(
     folder,  # of a run
 )->float:    # seconds until its last record; 0 where there is none
-    "How long the updates on record took, by the clock on the wall."
+    "How long the updates on record took, with all that lay between them."
     log = read_log(Path(folder)/'log.jsonl')
-    return log[-1].get('elapsed', sum(r['seconds'] for r in log)) if log else 0.
+    return next((r['elapsed'] for r in reversed(log) if isinstance(r.get('elapsed'), (int, float))), 0.)
 
 # %% ../nbs/22_report.ipynb #5530691c
 def write_whole(

@@ -5,36 +5,34 @@
 # %% auto #0
 __all__ = ['weights_hash', 'Teacher', 'load_teacher', 'condition', 'hire', 'make_student', 'student_field', 'make_rate',
            'make_accelerator', 'Run', 'open_target', 'look_up', 'open_run', 'Batch', 'round_batch', 'split',
-           'accumulate', 'nats', 'Update', 'summarise', 'pooled', 'trouble', 'collect', 'rescale', 'step', 'train',
-           'flush', 'put_back', 'whole_folder', 'recipe_core', 'origins', 'checkpoint_state', 'checkpoints',
-           'save_checkpoint', 'differences', 'read_checkpoint', 'restore', 'averaged', 'examine', 'export_student']
+           'accumulate', 'nats', 'Update', 'summarise', 'pooled', 'trouble', 'collect', 'rescale', 'measure', 'Skipped',
+           'skip', 'step', 'train', 'averaged', 'examine']
 
 # %% ../nbs/21_trainer.ipynb #e3ac470b
-import hashlib, json, math, os, shutil
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import LoggerType, ProjectConfiguration
+from accelerate.utils import LoggerType, ProjectConfiguration, gather_object
 from diffusers.training_utils import EMAModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 from .adapters import DIFFUSERS_FILE, PEFT_FILE, Manifest, adapter_field, adapter_parameters, add_lora, file_hash, gap, load_adapter
-from .adapters import grid_note, merged, module_field, save_adapter, strip, write_manifest
+from .adapters import grid_note, merged, module_field, strip
 from .backbones import Backbone, load_backbone
 from .distill import one_pass
 from .divergence import kl_weight
-from .errors import nearest, refuse
+from .errors import Refusal, nearest, refuse
 from .evaluate import get_reward, judge, legible, teacher_folder
 from .fields import Counted, Field, frozen
+from .guards import Failed, Spared, logger, own_randomness
 from .kernels import Kernel, flow_sde
 from .objective import make_plan, make_target
-from .pretrain import code_commit, lr_share
+from .pretrain import lr_share
 from .prompts import prompt_source
 from .recipes import DistillRecipe, concerning, load_plugins
 from .rollout import seed_of, seeded
@@ -163,6 +161,8 @@ class Run:
     ema: EMAModel            # average of the parameters, None if the recipe wants none
     hashes: dict             # task -> hash of its teacher's weights
     base: str = ''           # hash of the base's weights
+    rewards: dict = field(default_factory=dict) # task -> its `Spared` reward, for tasks that have one
+    skipped: int = 0         # updates left out so far
     update: int = 0          # optimiser steps done
     spent: int = 0           # forwards of one sample before this process started
     whole: bool = True       # False while an optimiser step is under way: not a state to save
@@ -228,7 +228,8 @@ def open_run(
     ema = EMAModel(params.values(), decay=o.ema) if o.ema else None
     counters = [student, *filter(None, [base]), *(m.field for m in hired.values())]
     return Run(r, bb, acc, sources, bb.guided(student, r.rollout.guidance), target, counters, kernels, params, opt, make_rate(opt, r), ema,
-               {t: m.manifest.sha256 for t, m in hired.items()}, bb.identity)
+               {t: m.manifest.sha256 for t, m in hired.items()}, bb.identity,
+               {t: Spared(get_reward(s.reward), f'the reward of {t}', r.patience) for t, s in r.tasks.items() if s.reward})
 
 # %% ../nbs/21_trainer.ipynb #2880d2c2
 @dataclass(frozen=True)
@@ -302,6 +303,7 @@ class Update:
     counts: list = None    # how many steps of the walk each asked step stands for; None: one
     surrogate: dict = None # task -> what each asked step adds to the task's loss
     elapsed: float = 0.    # seconds since the run began, in all its processes
+    skipped: int = 0       # updates that were left out so far, see `Skipped`
 
     @property
     def path_kl(self): # task -> nats: the asked steps' sum, each counted as often as it stands for a step
@@ -337,13 +339,13 @@ def pooled(
 # %% ../nbs/21_trainer.ipynb #3370cc75
 def trouble(
     batches:list, # pairs (Batch, its records)
-)->str:           # end of a sentence; empty if all distances are finite
-    "Where the first distance stood that is not finite."
+)->dict:          # task, step and sigma; empty if all distances are finite
+    "Where the first distance between student and teacher stood that is not finite."
     for b, records in batches:
         for s in records:
             bad = (~s.gap.isfinite()).nonzero().flatten().tolist()
-            if bad: return f', first in step {s.index} (sigma {s.kernel.sigma:.3g}) of task {b.tasks[bad[0]]!r}'
-    return ''
+            if bad: return dict(task=b.tasks[bad[0]], step=s.index, sigma=s.kernel.sigma)
+    return {}
 
 # %% ../nbs/21_trainer.ipynb #b4175acf
 def collect(
@@ -363,181 +365,80 @@ def collect(
 def rescale(
     run:Run, # its gradient is not finite
 )->bool:     # True if the update is worth another try
-    "Halve fp16's loss scale; False where there is none, or where it is not the scale's fault."
+    "Halve fp16's loss scale; False where there is none, or where it cannot go lower."
     scaler = run.accelerator.scaler
     if scaler is None or scaler.get_scale() <= 1: return False
     scaler.step(run.opt)
     scaler.update()
     return True
 
+# %% ../nbs/21_trainer.ipynb #14984236
+def measure(
+    run:Run, # its parameters get the gradient
+    b:Batch, # rows of this process
+)->tuple:    # pairs (Batch, its records), gradient norm before clipping, numbers of an `Update`
+    "The gradient of an update, at a loss scale that it survives, and what the rows of all processes said."
+    acc, size = run.accelerator, math.prod(run.bb.latent_shape())
+    scale = acc.scaler.get_scale() if acc.scaler else None
+    while True:
+        seen, norm = collect(run, b)
+        told = pooled(summarise(seen, size, run.recipe.objective.normalise), acc)
+        good = math.isfinite(norm), math.isfinite(told['loss'])
+        if all(good) or not good[1] or not rescale(run): break
+    if acc.scaler and not all(good): acc.scaler.update(new_scale=scale)
+    return seen, norm, told
+
+# %% ../nbs/21_trainer.ipynb #5b1377ca
+@dataclass(frozen=True)
+class Skipped:
+    "An update that was left out because its numbers were not finite."
+    update: int         # from 1
+    skipped: int        # such updates so far, with this one
+    task: str = ''      # where it showed first; empty if only the gradient was not finite
+    step: int = None    # of the walk
+    sigma: float = None # noise level there
+
+    def __str__(self): # one sentence
+        where = f'in step {self.step} (sigma {self.sigma:.3g}) of task {self.task!r}' if self.task else 'in the gradient'
+        return f'update {self.update} was left out: its numbers are not finite, first {where} ({self.skipped} so far)'
+
+def skip(
+    run:Run,   # goes on to the next rows, and to nothing else
+    seen:list, # pairs (Batch, its records)
+)->Skipped:    # where it was, in whichever process
+    "Leave an update out. Raises `Refusal` beyond the recipe's limit."
+    run.opt.zero_grad()
+    run.update, run.skipped = run.update+1, run.skipped+1
+    run.rate = make_rate(run.opt, run.recipe, run.update)
+    s = Skipped(run.update, run.skipped, **next(filter(None, gather_object([trouble(seen)])), {}))
+    refuse(run.skipped > run.recipe.skip_limit, f'{s}, which is more than skip_limit allows: '
+           'look at the teachers, start anew with a lower optimiser.lr, or go on with a higher skip_limit')
+    return s
+
 # %% ../nbs/21_trainer.ipynb #c2012582
 def step(
     run:Run, # is advanced by one update
-)->Update:   # what happened
-    "One update: walk, accumulate, clip, step. Raises `Refusal` where the gradient is not finite; the run stays as it was."
-    start, acc = perf_counter(), run.accelerator
-    b = round_batch(run.recipe, run.sources, run.update, acc.process_index, acc.num_processes)
-    seen, norm = collect(run, b)
-    while not math.isfinite(norm) and rescale(run): seen, norm = collect(run, b)
-    if not math.isfinite(norm):
-        run.opt.zero_grad()
-        refuse(True, f'the gradient of update {run.update+1} is not finite{trouble(seen)}: look at the teachers, or start anew with a lower optimiser.lr')
+):           # `Update`: what happened; or `Skipped`
+    "One update: walk, accumulate, clip, step; left out where its numbers are not finite. Raises `Refusal`, see `skip`."
+    start, acc, r = perf_counter(), run.accelerator, run.recipe
+    b = round_batch(r, run.sources, run.update, acc.process_index, acc.num_processes)
+    with own_randomness('step', r.seed, run.update, acc.process_index): seen, norm, told = measure(run, b)
+    if not math.isfinite(norm+told['loss']): return skip(run, seen)
     lr, run.whole = run.rate.get_last_lr()[0], False
     if acc.scaler: acc.scaler.step(run.opt); acc.scaler.update()
     else: run.opt.step()
     run.rate.step()
     if run.ema: run.ema.step(run.params.values())
     run.update, run.whole = run.update+1, True
-    told = pooled(summarise(seen, math.prod(run.bb.latent_shape()), run.recipe.objective.normalise), acc)
-    return Update(run.update, norm=norm, lr=lr, forwards=run.forwards, seconds=perf_counter()-start, elapsed=run.elapsed, **told)
+    return Update(run.update, norm=norm, lr=lr, forwards=run.forwards, seconds=perf_counter()-start, elapsed=run.elapsed, skipped=run.skipped, **told)
 
 # %% ../nbs/21_trainer.ipynb #efa72527
 def train(
     run:Run,  # is advanced to the end of its recipe
-)->Iterator:  # of `Update`
+)->Iterator:  # of `Update`; those that are left out are not told
     "All updates that are left. Stop asking to stop."
-    while run.update < run.recipe.updates: yield step(run)
-
-# %% ../nbs/21_trainer.ipynb #b38d9b88
-def flush(
-    path, # of a file or a folder
-):
-    "Force it to the disk, where the system can."
-    with suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
-        try: os.fsync(handle)
-        finally: os.close(handle)
-
-def put_back(
-    final:Path, # a folder that may have been moved away
-    old:Path,   # where it was moved to
-):
-    "Undo a replacement that a crash cut in two."
-    if old.exists() and not final.exists(): os.replace(old, final)
-    shutil.rmtree(old, ignore_errors=True)
-
-# %% ../nbs/21_trainer.ipynb #1282fa2c
-@contextmanager
-def whole_folder(
-    final, # where it shall be
-):
-    "Yield an empty folder aside, which takes its place when the `with` block ends well. Raises `Refusal` where the disk says no."
-    final = Path(final)
-    aside, old = (final.with_name(f'.{final.name}.{s}') for s in ('part', 'old'))
-    try:
-        put_back(final, old)
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        yield aside
-        for p in (*aside.rglob('*'), aside): flush(p)
-        if final.exists(): os.replace(final, old)
-        os.replace(aside, final)
-        flush(final.parent)
-    except (OSError, SafetensorError) as e: refuse(True, f'cannot write {final}: {getattr(e, "strerror", None) or e}')
-    finally:
-        put_back(final, old)
-        shutil.rmtree(aside, ignore_errors=True)
-
-# %% ../nbs/21_trainer.ipynb #2c53eae2
-def recipe_core(
-    r:DistillRecipe, # settings
-)->dict:             # those that change what a run computes
-    "The part of a recipe that must not change in mid-run."
-    free = ('plugins', 'model', 'preset', 'out', 'trackers', 'checkpoint_every', 'evaluation', 'micro_batch', 'merge_teachers')
-    core = {k: v for k, v in r.model_dump(mode='json').items() if k not in free}
-    core['tasks'] = {t: {k: v for k, v in s.items() if k not in ('prompts', 'teacher', 'reward')} for t, s in core['tasks'].items()}
-    return core
-
-# %% ../nbs/21_trainer.ipynb #524972ed
-def origins(
-    run:Run, # just opened
-)->dict:     # plain values
-    "What a run is computed from, by hash: the base, the teachers, the prompts."
-    known = lambda s: hashlib.sha256(repr((s.task, s.lines)).encode()).hexdigest()[:16]
-    return dict(base=run.base, teachers=run.hashes, prompts={t: known(s) for t, s in run.sources.items()})
-
-# %% ../nbs/21_trainer.ipynb #9da64687
-def checkpoint_state(
-    run:Run, # whole
-)->dict:     # name -> tensor on the CPU
-    "Weights, optimiser and average, as safetensors stores them."
-    state = {f'weight/{k}': p for k, p in run.params.items()}
-    for k, p in run.params.items(): state |= {f'{s}/{k}': v for s, v in run.opt.state.get(p, {}).items()}
-    if run.ema: state |= {f'ema/{k}': v for k, v in zip(run.params, run.ema.shadow_params)}
-    return {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
-
-# %% ../nbs/21_trainer.ipynb #7cdc4a4a
-def checkpoints(
-    folder, # of a run
-)->list:    # paths, oldest first
-    "The checkpoints of a run."
-    found = [p for p in Path(folder).glob('checkpoint-*') if p.name.split('-')[1].isdigit() and (p/'state.json').is_file()]
-    return sorted(found, key=lambda p: int(p.name.split('-')[1]))
-
-# %% ../nbs/21_trainer.ipynb #f4091ef9
-def save_checkpoint(
-    run:Run,    # whole
-    folder,     # of the run; the checkpoint goes to `checkpoint-UPDATE` below
-    keep:int=2, # how many to keep
-)->Path:        # of the checkpoint
-    "Write a checkpoint, entirely or not at all. Raises `Refusal` where that is impossible."
-    refuse(not run.whole, 'the run was interrupted in the middle of an optimiser step, so there is nothing whole to save')
-    scaler = run.accelerator.scaler
-    with whole_folder(Path(folder)/f'checkpoint-{run.update:06d}') as aside:
-        save_file(checkpoint_state(run), aside/'state.safetensors')
-        note = dict(update=run.update, forwards=run.forwards, ema=run.ema.optimization_step if run.ema else 0,
-                    scaler=scaler.state_dict() if scaler else {}, sha256=file_hash(aside/'state.safetensors'),
-                    recipe=recipe_core(run.recipe), **origins(run))
-        (aside/'state.json').write_text(json.dumps(note, indent=1))
-    for old in checkpoints(folder)[:-keep]: shutil.rmtree(old)
-    return Path(folder)/f'checkpoint-{run.update:06d}'
-
-# %% ../nbs/21_trainer.ipynb #c8a55d98
-def differences(
-    a,           # settings
-    b,           # settings
-    path:str='', # where we are
-)->list:         # sentences
-    "Where two settings differ."
-    if isinstance(a, dict) and isinstance(b, dict):
-        return [d for k in sorted({*a, *b}) for d in differences(a.get(k), b.get(k), f'{path}.{k}'.lstrip('.'))]
-    return [] if a == b else [f'{path} was {a!r}, is {b!r}']
-
-# %% ../nbs/21_trainer.ipynb #b6268e88
-def read_checkpoint(
-    path,    # a checkpoint
-    run:Run, # that wants to go on from it
-)->tuple:    # its numbers, its tensors
-    "A checkpoint's content. Raises `Refusal` for one that is damaged or belongs to another recipe, base, teachers or prompts."
-    path, tensors = Path(path), Path(path)/'state.safetensors'
-    try: note, found = json.loads((path/'state.json').read_text()), file_hash(tensors)
-    except (OSError, ValueError) as e: refuse(True, f'checkpoint {path} cannot be read: {e}')
-    mine = dict(recipe=recipe_core(run.recipe), **origins(run))
-    refuse(not isinstance(note, dict) or not {'update', 'forwards', 'ema', 'sha256', *mine} <= set(note), f'checkpoint {path} is incomplete')
-    refuse(found != note['sha256'], f'checkpoint {path} is damaged: the hash of {tensors.name} does not match')
-    other = [d.removeprefix('recipe.') for d in differences({k: note[k] for k in mine}, mine)]
-    refuse(bool(other), f'checkpoint {path} belongs to another run: {"; ".join(other)}')
-    return note, load_file(tensors)
-
-# %% ../nbs/21_trainer.ipynb #f7bf9785
-def restore(
-    run:Run, # fresh from `open_run`
-    path,    # a checkpoint
-)->Run:      # the same, where it was
-    "Go on from a checkpoint. Raises `Refusal`, see `read_checkpoint`."
-    note, state = read_checkpoint(path, run)
-    with torch.no_grad():
-        for k, p in run.params.items():
-            p.copy_(state[f'weight/{k}'])
-            if f'step/{k}' not in state: continue
-            run.opt.state[p] = {s: state[f'{s}/{k}'].to('cpu' if s == 'step' else p.device) for s in ('step', 'exp_avg', 'exp_avg_sq')}
-    if run.ema:
-        run.ema.shadow_params = [state[f'ema/{k}'].to(run.bb.device) for k in run.params]
-        run.ema.optimization_step = note['ema']
-    if run.accelerator.scaler: run.accelerator.scaler.load_state_dict(note['scaler'])
-    run.update, run.spent = note['update'], run.spent+note['forwards']-run.forwards
-    run.rate = make_rate(run.opt, run.recipe, run.update)
-    return run
+    while run.update < run.recipe.updates:
+        if isinstance(u := step(run), Update): yield u
 
 # %% ../nbs/21_trainer.ipynb #11d6bb8e
 @contextmanager
@@ -556,29 +457,17 @@ def averaged(
 
 # %% ../nbs/21_trainer.ipynb #859234f5
 def examine(
-    run:Run, # its student is examined
-    n:int,   # pictures per task
-)->list:     # of `Score`, for tasks with a reward
-    "Score the averaged student on held-out prompts."
-    r, e = run.recipe, run.recipe.evaluation
+    run:Run,             # its student is examined
+    n:int,               # pictures per task
+    tell=logger.warning, # hears why a task has no score
+)->list:                 # of `Score`, for tasks with a reward that answers
+    "Score the averaged student on held-out prompts. Before the first update, a reward of the wrong form is a `Refusal`."
+    r, e, out = run.recipe, run.recipe.evaluation, []
     f, sampler = student_field(run.bb, r), dict(steps=e.steps, guidance=r.rollout.guidance, batch=e.batch)
-    with averaged(run), run.accelerator.autocast():
-        return [judge(run.bb, 'student', f, t, run.sources[t], get_reward(s.reward), n, e.seed, **sampler) for t, s in r.tasks.items() if s.reward]
-
-# %% ../nbs/21_trainer.ipynb #26bcda20
-def export_student(
-    run:Run,          # trained
-    folder,           # appears when it is complete
-    command:str='',   # that trained it
-    scores:dict=None, # measured
-)->Manifest:          # as written
-    "Save the averaged student: an adapter in both layouts, or a whole pipeline, with its manifest."
-    r = run.recipe
-    sigmas = tuple(round(s, 6) for s in run.bb.sigmas(r.rollout.steps).tolist())
-    m = Manifest('student', '+'.join(r.tasks), sigmas=sigmas, solver=r.rollout.solver, guidance=r.rollout.guidance, command=command, commit=code_commit(),
-                 seed=r.seed, config=r.model_dump(mode='json') | dict(teacher_hashes=run.hashes), scores=scores or {})
-    with averaged(run), whole_folder(folder) as aside:
-        if r.student.kind == 'lora': return save_adapter(run.bb, 'student', aside, m)
-        run.bb.pipe.save_pretrained(aside, safe_serialization=True)
-        write_manifest(m, aside)
-        return m
+    with averaged(run), run.accelerator.autocast(), own_randomness('examine', r.seed, run.update):
+        for t, ask in run.rewards.items():
+            try: out.append(judge(run.bb, 'student', f, t, run.sources[t], ask, n, e.seed, **sampler))
+            except (Failed, Refusal) as why:
+                if not run.update and isinstance(why, Refusal): raise
+                tell(f'no score of {t} at update {run.update}: {why}')
+    return out

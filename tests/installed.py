@@ -70,6 +70,7 @@ class Started:
     stderr: Path
 
     def signal(self, number): os.kill(self.pid, number)
+    def running(self): return '\nState:\tZ' not in Path(f'/proc/{self.pid}/status').read_text()
     def end(self): return Ended(self.host.ask(wait=self.pid), self.stdout.read_text(), self.stderr.read_text())
 
 def console(cwd, *args):

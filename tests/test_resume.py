@@ -1,5 +1,5 @@
 "A run that is stopped, by whom and how ever, ends where it would have ended."
-import json, signal, socket, time
+import json, shutil, signal, socket, time
 
 import pytest
 
@@ -73,6 +73,15 @@ def test_another_recipe_is_refused(opd, whole):
     refused(opd.run(folder, 'distill', 'recipe.yaml', '-q'), 'holds a run already', '--resume')
     assert {p: p.stat().st_mtime_ns for p in whole.rglob('*')} == before and not (folder/'nowhere').exists()
 
+def test_changes_are_accepted(opd, whole, tmp_path):
+    "By a flag that is for nothing else; from then on they are the run's settings."
+    shutil.copytree(whole.parent, tmp_path/'copy')
+    refused(opd.run(tmp_path/'copy', 'distill', 'recipe.yaml', '-q', '--accept-changes'), '--resume')
+    ended = opd.run(tmp_path/'copy', 'distill', 'recipe.yaml', '-q', '--updates', 42, '--resume', '--accept-changes').ok()
+    assert 'going on from update 40 with other settings: updates was 40, is 42' in ended.stderr
+    assert [r['update'] for r in lines(tmp_path/'copy'/'run'/'log.jsonl')] == list(range(1, 43))
+    opd.run(tmp_path/'copy', 'distill', 'run/recipe.json', '-q', '--resume').ok()
+
 def test_another_kind_of_run_is_refused(opd, whole, tmp_path):
     "A specialist's folder, and a run that was begun under another seed and has no checkpoint yet, are left as they are."
     specialist = tmp_path/'specialist'
@@ -100,20 +109,23 @@ os.environ.update(RANK='{rank}', LOCAL_RANK='{rank}', WORLD_SIZE='2', LOCAL_WORL
 from diffusionopd.errors import Refusal
 from diffusionopd.recipes import load_recipe
 from diffusionopd.runs import distill
-try: print(len(list(distill(load_recipe('distill', 'recipe.yaml')))))
+try: print(len(list(distill(load_recipe('distill', 'recipe.yaml'), {resume}))))
 except Refusal as e: print(e)
 '''
 
-def together(opd, folder):
-    "The run of a folder, by two processes that share its rows; returns what each of them printed."
+def together(opd, folder, resume=False, kill=0):
+    "The run of a folder, by two processes that share its rows, killed after some updates; returns what each of them printed."
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
-    return [p.end().ok().stdout.strip() for p in [opd.start(folder, code=RANK.format(rank=r, port=port)) for r in (0, 1)]]
+    both, log = [opd.start(folder, code=RANK.format(rank=r, port=port, resume=resume)) for r in (0, 1)], folder/'run'/'log.jsonl'
+    while kill and not (log.exists() and log.read_bytes().count(b'\n') >= kill): time.sleep(.002)
+    for p in both if kill else (): p.signal(signal.SIGKILL)
+    return [p.end().stdout.strip() for p in both]
 
 def test_two_processes_are_one_run(opd, tmp_path):
-    "They share the rows, one of them writes, and the log is that of all rows."
-    small = edit(RECIPE, updates=3, checkpoint_every=2, evaluation=dict(every=2, n=2, final=2, steps=2), loss=dict(lam=1.1))
+    "They share the rows, one of them writes, and the log is that of all rows. Killed and resumed elsewhere, they end with the same bytes."
+    small = edit(RECIPE, updates=5, checkpoint_every=2, evaluation=dict(every=3, n=2, final=2, steps=2), loss=dict(lam=1.1))
     runs = []
     for name in 'alone', 'both':
         folder = tmp_path/name
@@ -121,7 +133,7 @@ def test_two_processes_are_one_run(opd, tmp_path):
         write(folder, small)
         runs.append(folder/'run')
     opd.run(tmp_path/'alone', 'distill', 'recipe.yaml', '-q').ok()
-    assert together(opd, tmp_path/'both') == ['6', '6']
+    assert together(opd, tmp_path/'both') == ['8', '8']
     assert sorted(p.name for p in runs[0].iterdir()) == sorted(p.name for p in runs[1].iterdir())
     for one, two in zip(*map(log_of, runs), strict=True):
         assert one['forwards'] == two['forwards'] and one['loss'] == pytest.approx(two['loss'], rel=1e-3) and one['norm'] == pytest.approx(two['norm'], rel=1e-3)
@@ -130,11 +142,10 @@ def test_two_processes_are_one_run(opd, tmp_path):
     assert [len(lines(run/'scores.jsonl')) for run in runs] == [6, 6]
     first, second = together(opd, tmp_path/'both')
     assert 'holds a run already' in first and first == second  # one decides, both hear it
-
-def test_damaged_checkpoint_is_refused(opd, stopped):
-    run, *_ = stopped
-    newest = sorted(run.glob('checkpoint-*'))[-1]/'state.safetensors'
-    content = newest.read_bytes()
-    newest.write_bytes(content[:-100])
-    try: refused(opd.run(run.parent, 'distill', 'recipe.yaml', '-q', '--resume'), newest.parent.name, 'damaged')
-    finally: newest.write_bytes(content)
+    (tmp_path/'killed').mkdir()
+    write(tmp_path/'killed', small)
+    together(opd, tmp_path/'killed', kill=3)
+    (tmp_path/'killed').rename(tmp_path/'moved')
+    assert len({*together(opd, tmp_path/'moved', resume=True)}) == 1
+    assert (tmp_path/'moved'/'run'/'student'/WEIGHTS).read_bytes() == (runs[1]/'student'/WEIGHTS).read_bytes()
+    assert log_of(tmp_path/'moved'/'run') == log_of(runs[1]) and lines(tmp_path/'moved'/'run'/'scores.jsonl') == lines(runs[1]/'scores.jsonl')
