@@ -47,7 +47,7 @@ print(float((pipe.pipe(**ask, output_type='pt')[0]-before).abs().max()))
 '''
 
 WAYS = [('sd3', {}, 'flow_sde', .7, 12), ('flux', dict(height=16, width=32), 'cps', .5, 3), ('wan', dict(height=16, width=32, frames=3), 'flow_sde', .7, 3),
-        ('sdxl', {}, 'flow_sde', .7, 12)]
+        ('sdxl', {}, 'flow_sde', .7, 3)]
 
 @pytest.mark.parametrize('name, size, solver, eta, updates', WAYS, ids=[w[0] for w in WAYS])
 def test_distil(opd, tmp_path, name, size, solver, eta, updates):
