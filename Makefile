@@ -57,8 +57,8 @@ $(bin)/python:
 	@$(PYTHON) -m venv --clear $(VENV)
 
 $(VENV)/.runtime: $(bin)/python $(recipe)
-	$(say) 'Installing diffusionopd and what it needs (torch is large: this takes some minutes)'
-	@rm -rf build && $(pip) .
+	$(say) 'Installing diffusionopd[judge] and what it needs (torch is large: this takes some minutes)'
+	@rm -rf build && { $(pip) '.[judge]' || { echo 'The independent reader cannot be had on this machine: going on without it'; $(pip) .; }; }
 	@touch $@ $(VENV)/.package
 
 $(VENV)/.with-$(EXTRAS): $(bin)/python $(recipe)

@@ -356,6 +356,7 @@ def save_adapter(
     save_file({f'base_model.model.{k}': v for k, v in state.items()}, folder/PEFT_FILE, metadata=dict(format='pt'))
     save_layout(bb, state, settings, folder)
     (folder/'adapter_config.json').write_text(json.dumps(dict(settings, peft_type='LORA'), indent=1, sort_keys=True)+'\n')
+    for file in folder.glob('*.safetensors'): file.chmod((folder/'adapter_config.json').stat().st_mode) # safetensors keeps them to their owner
     m = Manifest(**dict(asdict(manifest), base=bb.identity, sha256=file_hash(folder/PEFT_FILE)))
     write_manifest(m, folder)
     return m

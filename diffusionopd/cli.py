@@ -10,7 +10,7 @@ __all__ = ['app', 'console', 'Version', 'RecipeFile', 'BaseFile', 'Prompts', 'Ki
            'short', 'show_score', 'reading', 'scores_in', 'follow', 'watch', 'option', 'read_recipe', 'tell',
            'demo_command', 'distill_command', 'teach_command', 'pretrain_command', 'save_grid', 'strange',
            'sample_command', 'write_json', 'evaluate_command', 'report_command', 'init_command', 'quieten',
-           'wait_asleep', 'usage', 'main']
+           'spin_briefly', 'usage', 'main']
 
 # %% ../nbs/25_cli.ipynb #dcb633d0
 import json, os, shlex, sys
@@ -121,7 +121,7 @@ def follow(
     event,             # of a generator
 ):
     "Show one event."
-    job, print_line = progress.tasks[-1], lambda text: progress.console.print(text, highlight=False)
+    job, print_line = progress.tasks[-1], lambda text: progress.console.print(text, highlight=False, soft_wrap=True)
     if type(event).__name__ == 'Stage':
         progress.update(job.id, total=job.completed or 1, completed=job.completed or 1, note='')
         progress.add_task(event.text, total=event.total or None, note='')
@@ -219,9 +219,11 @@ def tell(
 )->str:           # Markdown, and where things are
     "What a demo came to."
     from diffusionopd.evaluate import Score, table
+    from diffusionopd.report import judge_table
     gain = lambda v: 'its teacher gained nothing' if v is None else f"recovered {v:.1%} of its teacher's gain"
+    read = judge_table(results['judge']) or "The text was read by our own reader only: pip install 'diffusionopd[judge]' brings an independent one."
     return '\n'.join([
-        'Scores on held-out prompts (95 % intervals)', '', table([Score(**s) for s in results['scores']]), '',
+        'Scores on held-out prompts (95 % intervals)', '', table([Score(**s) for s in results['scores']]), '', read, '',
         *(f"{t:>12}: {gain(v['recovered'])}" for t, v in results['tasks'].items()), '',
         f"{results['wall_s']:.0f} s, {results['forwards']:,} forwards on {results['hardware']}",
         f"Student: {out/'student'}   Figures: {out/'figures'}   Numbers: {out/'results.json'}"])
@@ -441,9 +443,9 @@ def quieten():
     warnings.filterwarnings('ignore', module=r'(peft|diffusers|transformers|huggingface_hub|torch)(\..*)?')
 
 # %% ../nbs/25_cli.ipynb #ac2d3e4f
-def wait_asleep():
-    "Have the threads of torch wait asleep, unless the user has said how they shall wait."
-    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+def spin_briefly():
+    "Have the threads of torch fall asleep soon when they wait, unless the user has said how they shall wait."
+    if 'OMP_WAIT_POLICY' not in os.environ: os.environ.setdefault('GOMP_SPINCOUNT', '1000')
 
 
 # %% ../nbs/25_cli.ipynb #b7d4f325
@@ -458,7 +460,7 @@ def usage(
 def main():
     "Run the command line: refusals are one sentence and exit code 2, a stop is 130 or 143."
     quieten()
-    wait_asleep()
+    spin_briefly()
     say = lambda text, colour: console.print(text, style=colour, highlight=False, markup=False, soft_wrap=True)
     if not sys.argv[1:]: sys.argv.append('--help')
     try: code = app(standalone_mode=False, prog_name='diffusionopd')

@@ -17,7 +17,7 @@ from matplotlib import pyplot as plt
 from .adapters import adapter_field
 from .backbones import Backbone, load_backbone
 from .errors import Refusal, refuse
-from .evaluate import exam, examine_all, named_models, own_device, paint, summary, table
+from .evaluate import exam, examine_all, named_models, own_device, summary, table
 from .prompts import prompt_source
 from .readers import get_reader, judge_text
 from .recipes import DistillRecipe, make_recipe
@@ -44,44 +44,39 @@ def demo_recipe(
     tasks = {t: dict(prompts=f'embedded:{t}', teacher=f'embedded:{t}', reward='embedded') for t in TAUGHT}
     settings = dict(tasks=tasks, updates=LENGTHS[length], out=str(out), seed=seed, merge_teachers=True, loss=dict(query='drop_last'),
                     student=dict(targets=list(TARGETS)), optimiser=dict(lr=6e-3), batch=12, rollout=dict(steps=5),
-                    evaluation=dict(every=50, n=48, final=0))
+                    evaluation=dict(every=50, n=48, final=0, batch=200))
     return make_recipe(DistillRecipe, {**settings, **kw})
 
 # %% ../nbs/24_demo.ipynb #725a3700
 GUIDANCE = 2.5
 
 def contestants(
-    bb:Backbone,     # the base; gets the teachers as adapters
+    bb:Backbone,     # the base
     r:DistillRecipe, # says where they are
 )->dict:             # name -> (field, guidance)
-    "Everybody but the student."
+    "Everybody but the student. Teachers are merged copies, which paint faster than adapters."
     guided = {'base, guided': (adapter_field(bb, None), GUIDANCE)}
-    return named_models(bb) | guided | named_models(bb, {t: s.teacher for t, s in r.tasks.items()})
+    return named_models(bb) | guided | named_models(bb, {t: s.teacher for t, s in r.tasks.items()}, copies=True)
 
 # %% ../nbs/24_demo.ipynb #ddab9249
 def second_opinion(
-    bb:Backbone,  # paints
-    models:dict,  # name -> (field, guidance)
-    n:int,        # pictures per model
-    seed:int=0,   # of prompts and noise, as in `examine_all`
-    batch:int=64, # pictures at a time
-)->dict:          # model -> share of strings read right, by our `templates` and by `tesseract`; empty where that is not installed
+    images:dict, # model -> `(n, 3, 16, 32)` pictures of the text task
+    seed:int=0,  # of their prompts, as in `examine_all`
+)->dict:         # model -> share of strings read right, by our `templates` and by `tesseract`; empty where that is not installed
     "An independent engine reads the text task's pictures."
     try: readers = [get_reader('templates'), get_reader('tesseract')]
     except Refusal: return {}
-    prompts, seeds = exam(prompt_source('embedded:text'), n, seed)
-    def shares(f, w):
-        images = paint(bb, f, prompts, seeds, guidance=w, batch=batch)
-        return {r.name: round(float(judge_text(r, images, prompts)['exact'].mean()), 4) for r in readers}
-    return {name: shares(f, w) for name, (f, w) in models.items()}
+    def share(r, ims): return round(float(judge_text(r, ims, exam(prompt_source('embedded:text'), len(ims), seed)[0])['exact'].mean()), 4)
+    return {name: {r.name: share(r, ims) for r in readers} for name, ims in images.items()}
+
 
 # %% ../nbs/24_demo.ipynb #2fea859b
 def student_of(
-    bb:Backbone,     # gets the student as an adapter
+    bb:Backbone,     # the base
     r:DistillRecipe, # says where it was saved
 )->tuple:            # (field, guidance)
     "The student as it was saved."
-    return named_models(bb, {'student': Path(r.out).expanduser()/'student'})['student']
+    return named_models(bb, {'student': Path(r.out).expanduser()/'student'}, copies=True)['student']
 
 # %% ../nbs/24_demo.ipynb #9514403d
 def hardware()->str:
@@ -161,10 +156,12 @@ def demo(
     yield Stage('Distilling', r.updates)
     yield from distill(r, resume, command or f'diffusionopd demo --out {folder}')
     models['student'], trained, scores = student_of(bb, r), perf_counter()-begin, []
+    texts = {}
+    def see(model, task, images): texts.update({model: images} if task == 'text' else {})
     yield Stage('Scoring', len(models)*len(TASKS))
-    for s in examine_all(bb, models, n, batch=r.evaluation.batch): scores.append(s); yield s
+    for s in examine_all(bb, models, n, batch=r.evaluation.batch, see=see): scores.append(s); yield s
     yield Stage('Reading and drawing')
-    opinion = second_opinion(bb, models, n, batch=r.evaluation.batch)
+    opinion = second_opinion(texts)
     draw_demo(folder, bb, models, scores)
     write_whole(folder/'results.md', tables(scores, opinion)+'\n')
     results = results_of(r, scores, opinion, read_log(folder/'log.jsonl')[-1]['forwards'], (trained, perf_counter()-begin))

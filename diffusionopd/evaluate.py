@@ -20,10 +20,10 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 
-from .adapters import PEFT_FILE, adapter_field, adapter_names, load_adapter
+from .adapters import PEFT_FILE, adapter_field, adapter_names, load_adapter, merged, module_field
 from .backbones import Backbone, asset, load_backbone
 from .checkers import check_all
-from .errors import Refusal, nearest, refuse
+from .errors import Failed, Refusal, nearest, refuse
 from .fields import Field
 from .prompts import Source, prompt_source
 from .rollout import sample, seed_of, seeded
@@ -95,8 +95,10 @@ def score(
     images:Tensor,   # `(n, 3, h, w)` in [0, 1]
     prompts:list,    # n captions
 )->dict:             # name -> float64 array `(n,)`
-    "Ask a reward and check its answer. Raises `Refusal` for one of the wrong form."
-    got = reward(images, prompts)
+    "Ask a reward and check its answer. Raises `Refusal` for one that raises or answers in the wrong form."
+    try: got = reward(images, prompts)
+    except (Refusal, Failed): raise
+    except Exception as e: raise Refusal(f'the reward {getattr(reward, "__name__", "")!r} failed: {type(e).__name__}: {" ".join(str(e).split())[:200]}') from e
     refuse(not isinstance(got, dict) or 'score' not in got, "a reward returns a dict with the key 'score'")
     got = {k: np.asarray(v.detach().cpu() if torch.is_tensor(v) else v, dtype=float) for k, v in got.items()}
     for k, v in got.items():
@@ -112,7 +114,8 @@ def bootstrap(
     level:float=.95,   # of the interval
     seed:int=0,        # of the resampling
 )->tuple:              # (low, high)
-    "A percentile interval of the mean that resamples whole groups, equation (1)."
+    "A percentile interval of the mean that resamples whole groups, equation (1); of a single group, its members."
+    if len(set(map(str, groups))) == 1: groups = range(len(values))
     names, which = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     total, count = np.bincount(which, values), np.bincount(which)
     picks = np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
@@ -155,11 +158,14 @@ def judge(
     n:int=128,           # pictures
     seed:int=0,          # of prompts and noise
     wording:str='usual', # wording of the prompts
+    see:Callable=None,   # gets model, task and images, if somebody wants to look
     **sampler,           # steps, guidance, solver, eta: see `paint`
 )->Score:
     "Examine one model in one task."
     prompts, seeds = exam(source, n, seed, wording)
-    got = score(reward, paint(bb, field, prompts, seeds, **sampler), prompts)
+    images = paint(bb, field, prompts, seeds, **sampler)
+    if see: see(model, task, images)
+    got = score(reward, images, prompts)
     mean = lambda k: float(got[k].mean()) if k in got else float('nan')
     s = dict(solver='euler', steps=10, guidance=1.) | sampler
     return Score(model, task, n, mean('score'), *bootstrap(got['score'], prompts), mean('strict'), mean('content'), wording,
@@ -184,16 +190,18 @@ def teacher_folder(
 
 # %% ../nbs/17_evaluate.ipynb #37718c7c
 def named_models(
-    bb:Backbone, # gets the adapters
-    adapters=(), # folders, `embedded:TASK`, `embedded:student` or `base`; a dict gives them names; none: the base
-)->dict:         # name -> (field, guidance scale)
+    bb:Backbone,       # gets the adapters
+    adapters=(),       # folders, `embedded:TASK`, `embedded:student` or `base`; a dict gives them names; none: the base
+    copies:bool=False, # a merged copy of each instead of an adapter: faster, and costs its memory
+)->dict:               # name -> (field, guidance scale)
     "Models that can be compared. Raises `Refusal`."
     out = {}
     for name, place in (adapters if isinstance(adapters, Mapping) else {a: a for a in adapters or ['base']}).items():
         if place=='base': out[name] = adapter_field(bb, None), 1.; continue
         own = next(f'model_{i}' for i in count() if f'model_{i}' not in adapter_names(bb.net))
         m = load_adapter(bb, own, teacher_folder(str(place)))
-        out[name] = adapter_field(bb, own), m.guidance
+        out[name] = module_field(bb, merged(bb, own)) if copies else adapter_field(bb, own), m.guidance
+        if copies: bb.net.delete_adapters(own)
     return out
 
 # %% ../nbs/17_evaluate.ipynb #729f9d82
@@ -220,7 +228,7 @@ def examine_all(
     seed:int=0,          # of prompts and noise
     guidance=None,       # a scale for all; None: each one's own
     reward='embedded',   # a registered name
-    **sampler,           # steps, solver, eta, batch: see `paint`
+    **sampler,           # steps, solver, eta, batch, see: as for `paint` and `judge`
 )->Iterator:             # of `Score`
     "Every model in every task, on the same held-out prompts and noise."
     sources, judged = sources_of(tasks, wordings), get_reward(reward)

@@ -175,7 +175,7 @@ ROLLOUT_KEYS, LOSS_KEYS = ('solver', 'eta'), ('weighting', 'query', 'k', 'normal
 def with_preset(
     settings, # of a recipe, before validation
 ):            # the same, with the preset's values where nothing was said
-    "Fill in what `preset` stands for. Raises `ValueError` for an unknown one."
+    "Fill in what `preset` stands for. Raises `ValueError` for an unknown one, and for one that is left nothing to fill in."
     name = settings.get('preset') if isinstance(settings, dict) else None
     if name is None: return settings
     if name not in PRESETS: raise ValueError(f'unknown preset {name!r}: {nearest(str(name), PRESETS)}')
@@ -183,7 +183,10 @@ def with_preset(
         given = settings.get(group, {})
         if isinstance(given, BaseModel): given = given.model_dump(exclude_unset=True)
         return {**{k: getattr(PRESETS[name], k) for k in keys}, **given} if isinstance(given, dict) else given
-    return {**settings, 'rollout': filled('rollout', ROLLOUT_KEYS), 'loss': filled('loss', LOSS_KEYS)}
+    said = {k for group in ('rollout', 'loss') if isinstance(settings.get(group), dict) for k in settings[group]}
+    if said >= {*ROLLOUT_KEYS, *LOSS_KEYS}: raise ValueError(f'preset {name!r} would change nothing: it fills in what rollout and loss leave out, and they '
+                                                             'leave nothing out: delete the fields that it shall decide')
+    return {**settings, 'preset': None, 'rollout': filled('rollout', ROLLOUT_KEYS), 'loss': filled('loss', LOSS_KEYS)}
 
 # %% ../nbs/18_recipes.ipynb #482d3729
 class Method(Part):
@@ -194,7 +197,7 @@ class Method(Part):
     height: int | None = Setting(None, ge=1, description="of the pictures, in pixels; empty: the model's own")
     width: int | None = Setting(None, ge=1, description="of the pictures, in pixels; empty: the model's own")
     frames: int | None = Setting(None, ge=1, description="of a film, for a model that paints films; empty: the model's own")
-    preset: str | None = Setting(None, description='a published method for what rollout and loss leave open: '+', '.join(PRESETS))
+    preset: str | None = Setting(None, description='a published method for those fields of rollout and loss that are deleted here: '+', '.join(PRESETS))
     tasks: dict[str, Task] = Setting(description='the tasks, each with prompts and a teacher', min_length=1)
     rollout: Rollout = Rollout()
     loss: Loss = Loss()
@@ -306,7 +309,7 @@ def explain(
     if e['type'] == 'missing': return f'{where}: field {path!r} is missing{tail}'
     message, given = e['msg'].removeprefix('Value error, '), SAY.repr(e['input'])
     value = f', not {given if len(given) < 80 else given[:77]+"..."}' if e['type'] != 'value_error' else ''
-    return f'{where}: {path or "recipe"}: {message[0].lower()+message[1:]}{value}{tail}'
+    return f'{where}: {path+": " if path else ""}{message[0].lower()+message[1:]}{value}{tail}'
 
 # %% ../nbs/18_recipes.ipynb #2461119d
 def make_recipe(

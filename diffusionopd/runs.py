@@ -20,8 +20,8 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from pydantic import ValidationError
 from .checkpoints import changes, checkpoints, differences, export_student, listed, newest, prune, recipe_core, restore, save_checkpoint, tidy, verified
-from .errors import Refusal, refuse
-from .guards import Failed, Spared, logger, occupied
+from .errors import Failed, Refusal, refuse
+from .guards import Spared, logger, occupied
 from .pretrain import pretrain, save_base
 from .recipes import KINDS, BaseRecipe, DistillRecipe, TeachRecipe, load_plugins, load_recipe
 from .report import append, draw_run, elapsed, read_log, rewind, write_whole

@@ -26,10 +26,10 @@ from .adapters import grid_note, merged, module_field, strip
 from .backbones import Backbone, load_backbone, resize
 from .distill import one_pass
 from .divergence import kl_weight
-from .errors import Refusal, nearest, refuse
+from .errors import Failed, Refusal, nearest, refuse
 from .evaluate import get_reward, judge, legible, teacher_folder
 from .fields import Counted, Field, frozen
-from .guards import Failed, Spared, logger, own_randomness
+from .guards import Spared, logger, own_randomness
 from .kernels import Kernel, flow_sde
 from .objective import make_plan, make_target
 from .pretrain import lr_share
