@@ -252,7 +252,7 @@ def gain_table(
     return markdown(['recovered gain', *tasks, 'updates', 'wall time (s)'], rows)
 
 # %% ../nbs/22_report.ipynb #93bfb392
-CONTENT = {'composition, all right': ('composition', 'content'), 'text, as asked': ('text', 'content'),
+CONTENT = {'composition, all right': ('composition', 'content'), 'text, read by templates': ('text', 'content'),
            'aesthetics, content kept': ('aesthetics', 'content'), 'flags, all right': ('flags', 'content')}
 
 def content_table(
