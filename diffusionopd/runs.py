@@ -11,7 +11,7 @@ __all__ = ['LISTENING', 'BEFORE', 'MARKS', 'Stopped', 'note', 'stoppable', 'heed
 import json, os, shutil, signal, threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
 from time import perf_counter
@@ -26,7 +26,7 @@ from .pretrain import pretrain, save_base
 from .recipes import KINDS, BaseRecipe, DistillRecipe, TeachRecipe, load_plugins, load_recipe
 from .report import append, draw_run, elapsed, read_log, rewind, write_whole
 from .teach import open_teach, save_teacher, teach
-from .trainer import Run, Update, examine, open_run, step
+from .trainer import Run, Update, exact_path, examine, open_run, step
 
 # %% ../nbs/23_runs.ipynb #ac304ae2
 class Stopped(Exception):
@@ -178,6 +178,7 @@ def flat(
 )->dict:      # name -> number
     "An update as TensorBoard wants it."
     tasks = {f'gap/{t}': v for t, v in u.gap.items()} | {f'kl/{t}': v for t, v in u.path_kl.items()}
+    tasks |= {f'exact_kl/{t}': sum(v) for t, v in (u.path or {}).items()}
     return dict(loss=u.loss, grad_norm=u.norm, lr=u.lr, forwards=u.forwards) | tasks
 
 # %% ../nbs/23_runs.ipynb #cd994dd8
@@ -290,6 +291,8 @@ def events(
             if r.keep_best and best_update(folder) == run.update: keep(run, folder)
             yield scores
         u = step(run)
+        due = e.every and run.update % e.every == 0 or run.update == r.updates
+        if due and isinstance(u, Update): u = replace(u, path=exact_path(run))
         if not isinstance(u, Update): journal.tell(str(u), **asdict(u))
         elif run.accelerator.is_main_process: append(folder/'log.jsonl', asdict(u))
         if isinstance(u, Update): journal.track('log', flat(u), step=u.update)

@@ -6,7 +6,7 @@
 __all__ = ['weights_hash', 'Teacher', 'load_teacher', 'condition', 'hire', 'make_student', 'student_field', 'make_rate',
            'make_accelerator', 'Run', 'open_target', 'look_up', 'open_run', 'Batch', 'round_batch', 'split',
            'accumulate', 'nats', 'Update', 'summarise', 'pooled', 'trouble', 'collect', 'rescale', 'measure', 'Skipped',
-           'skip', 'step', 'train', 'averaged', 'examine']
+           'skip', 'step', 'train', 'averaged', 'examine', 'exact_path']
 
 # %% ../nbs/21_trainer.ipynb #e3ac470b
 import math
@@ -25,9 +25,9 @@ from .adapters import DIFFUSERS_FILE, PEFT_FILE, Manifest, adapter_field, adapte
 from .adapters import grid_note, merged, module_field, strip
 from .backbones import Backbone, load_backbone, resize
 from .distill import one_pass
-from .divergence import kl_weight
+from .divergence import divergence_map, kl_weight
 from .errors import Failed, Refusal, nearest, refuse
-from .evaluate import get_reward, judge, legible, teacher_folder
+from .evaluate import exam, get_reward, judge, legible, teacher_folder
 from .fields import Counted, Field, frozen
 from .guards import Spared, logger, own_randomness
 from .kernels import Kernel, flow_sde
@@ -36,7 +36,7 @@ from .pretrain import lr_share
 from .prompts import prompt_source
 from .recipes import DistillRecipe, concerning, load_plugins
 from .rollout import seed_of, seeded
-from .targets import extrapolated
+from .targets import answers, extrapolated
 
 # %% ../nbs/21_trainer.ipynb #14ad69d5
 def weights_hash(
@@ -305,6 +305,7 @@ class Update:
     surrogate: dict = None # task -> what each asked step adds to the task's loss
     elapsed: float = 0.    # seconds since the run began, in all its processes
     skipped: int = 0       # updates that were left out so far, see `Skipped`
+    path: dict = None      # task -> exact KL of every step, nats, at evaluations: see `exact_path`
 
     @property
     def path_kl(self): # task -> nats: the asked steps' sum, each counted as often as it stands for a step
@@ -475,3 +476,21 @@ def examine(
                 if not run.update and isinstance(why, Refusal): raise
                 tell(f'no score of {t} at update {run.update}: {why}')
     return out
+
+# %% ../nbs/21_trainer.ipynb #d8e9f0a1
+def exact_path(
+    run:Run, # its student walks
+    n:int=8, # paths per task
+)->dict:     # task -> KL of each step from the task's own teacher, nats, mean over the paths
+    "The exact KL of the averaged student's path, step by step, on held-out prompts. Its forwards do not count as training."
+    bb, r, out, rows = run.bb, run.recipe, {}, [c.rows for c in run.counters]
+    kernels = run.kernels if all(k.std for k in run.kernels) else bb.kernels('flow_sde', len(run.kernels), .7)
+    student, teacher = bb.guided(student_field(bb, r), r.rollout.guidance), lambda x, sigma, cond: answers(run.target, x, sigma, cond)[0][1]
+    with averaged(run), run.accelerator.autocast(), own_randomness('path', r.seed, run.update):
+        for t, source in run.sources.items():
+            prompts, seeds = exam(source, n, r.evaluation.seed)
+            g = torch.Generator().manual_seed(seed_of('path', r.evaluation.seed))
+            out[t] = divergence_map(student, {t: teacher}, bb.start(seeded(seeds)), kernels, condition(bb, prompts, [t]*n), g)[0].tolist()
+    for c, k in zip(run.counters, rows): c.rows = k
+    return out
+

@@ -32,7 +32,7 @@ def test_shipped_recipe_is_the_long_demo(repo, opd, tmp_path):
     opd.python(tmp_path, f'''
 from diffusionopd.demo import demo_recipe
 from diffusionopd.recipes import load_recipe
-from diffusionopd.trainer import differences, recipe_core
+from diffusionopd.checkpoints import differences, recipe_core
 found = differences(recipe_core(load_recipe('distill', {str(repo/'recipes'/'three-teachers.yaml')!r})), recipe_core(demo_recipe('long')))
 assert not found, found''')
 
