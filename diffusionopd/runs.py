@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from .checkpoints import changes, checkpoint_state, checkpoints, differences, export_student, listed, newest, prune, recipe_core, restore, save_checkpoint, tidy, verified
 from .errors import Failed, Refusal, refuse
 from .guards import Spared, logger, occupied
-from .parallel import on_main, together
+from .parallel import Shared, on_main, together
 from .pretrain import pretrain, save_base
 from .recipes import KINDS, BaseRecipe, DistillRecipe, TeachRecipe, load_plugins, load_recipe
 from .report import append, draw_run, elapsed, read_log, rewind, write_whole
@@ -276,7 +276,9 @@ def events(
             if r.keep_best and on_main(best_update, folder) == run.update: keep(run, folder)
             yield scores
         try: u = step(run)
-        except Refusal: keep(run, folder); raise # the same in every process
+        except Refusal as e: # every process raises it
+            keep(run, folder)
+            raise Shared(str(e)) from e
         due = e.every and run.update % e.every == 0 or run.update == r.updates
         if due and isinstance(u, Update): u = replace(u, path=exact_path(run))
         if not isinstance(u, Update): journal.tell(str(u), **asdict(u))
@@ -295,9 +297,8 @@ def finish(
     "The last evaluation, the student, the figures."
     e = run.recipe.evaluation
     scores = note_scores(run, folder, examine(run, e.final, tell)) if e.final else []
-    if run.accelerator.is_main_process:
-        export_student(run, folder/'student', command, {s.task: asdict(s) for s in scores})
-        draw_run(folder)
+    export_student(run, folder/'student', command, {s.task: asdict(s) for s in scores})
+    on_main(draw_run, folder)
     return scores
 
 # %% ../nbs/23_runs.ipynb #61f3926d
@@ -315,14 +316,13 @@ def distill(
         for flag in (' --resume', ' --accept-changes'): again = again.replace(flag, '')
         share = int if acc.num_processes == 1 else lambda number: int(acc.gather(torch.tensor([number], device=acc.device)).max())
         journal.track('init_trackers', 'diffusionopd')
+        held.callback(journal.track, 'end_training') # after which the processes do not talk any more
         calm = False
         try:
             yield from heeded(events(run, folder, journal), f'go on with: {again} --resume', share)
             calm = True
         except Stopped: calm = True; raise # after the same update in every process
-        finally:
-            keep(run, folder, calm)
-            journal.track('end_training')
+        finally: keep(run, folder, calm)
         yield finish(run, folder, command, journal.tell)
 
 # %% ../nbs/23_runs.ipynb #db0efe88
