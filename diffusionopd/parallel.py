@@ -100,11 +100,12 @@ def totals(
     device = acc.device if acc.device.type != 'mps' else 'cpu'
     return dict(zip(numbers, acc.reduce(torch.tensor(list(numbers.values()), dtype=torch.float64, device=device), 'sum').tolist()))
 
-# %% ../nbs/20c_parallel.ipynb #74f50894
+# %% ../nbs/20c_parallel.ipynb #57d58d3f
 def sharing(
     acc:Accelerator, # as launched
 )->str:              # `alone`, `ddp` or `fsdp`
     "How the processes of a run hold its networks. Raises `Refusal` for a launch that cannot be had."
+    refuse(parse_flag_from_env('ACCELERATE_USE_DEEPSPEED'), 'DeepSpeed is not supported: launch with --use_fsdp --fsdp_version 2, which shards the same weights and states')
     if acc.num_processes == 1: return 'alone'
     if not parse_flag_from_env('ACCELERATE_USE_FSDP'): return 'ddp'
     version = os.environ.get('FSDP_VERSION', '1')
