@@ -145,7 +145,7 @@ def checkpoints(
     found = [p for p in Path(folder).glob('checkpoint-*') if p.name.split('-')[1].isdigit() and (p/'state.json').is_file()]
     return sorted(found, key=lambda p: int(p.name.split('-')[1]))
 
-# %% ../nbs/21b_checkpoints.ipynb #f4091ef9
+# %% ../nbs/21b_checkpoints.ipynb #e8f990d1
 def state_note(
     run:Run, # whole
 )->dict:     # plain values
@@ -162,6 +162,7 @@ def prune(
     for old in checkpoints(folder)[:-last]:
         if best is None or old.name != f'checkpoint-{best:06d}': discard(old)
 
+# %% ../nbs/21b_checkpoints.ipynb #f4091ef9
 def save_checkpoint(
     run:Run,       # whole
     folder,        # of the run; the checkpoint goes to `checkpoint-UPDATE` below
@@ -262,7 +263,7 @@ def plain_network(
     own.load_state_dict({k: weights.get(k, v) for k, v in net.state_dict().items()}, assign=True)
     return own
 
-# %% ../nbs/21b_checkpoints.ipynb #9b6b939f
+# %% ../nbs/21b_checkpoints.ipynb #654917e7
 def write_student(
     run:Run,      # whose student it is
     folder,       # appears when it is complete
@@ -281,6 +282,7 @@ def write_student(
         write_manifest(m, aside)
         return m
 
+# %% ../nbs/21b_checkpoints.ipynb #9b6b939f
 def export_student(
     run:Run,          # trained; all its processes ask at once
     folder,           # appears when it is complete

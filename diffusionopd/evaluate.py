@@ -147,7 +147,7 @@ def exam(
     "The questions of an evaluation: the same for every model."
     return [source(i, seed, split, wording) for i in range(n)], [seed_of('exam', source.key, seed, i) for i in range(n)]
 
-# %% ../nbs/17_evaluate.ipynb #dcd4fdac
+# %% ../nbs/17_evaluate.ipynb #60d45ded
 def marks(
     bb:Backbone,     # paints
     field:Field,     # who is examined
@@ -160,6 +160,7 @@ def marks(
     images = paint(bb, field, prompts, seeds, **sampler)
     return images, score(reward, images, prompts)
 
+# %% ../nbs/17_evaluate.ipynb #dcd4fdac
 def judge(
     bb:Backbone,         # paints
     model:str,           # name of the field

@@ -179,8 +179,7 @@ class Run:
     counters: list           # every `Counted` field, for the count of forwards
     kernels: tuple           # of the student's walk
     params: dict             # name -> trained parameter
-    opt: torch.optim.Optimizer
-    rate: torch.optim.lr_scheduler.LambdaLR
+    opt: torch.optim.Optimizer; rate: torch.optim.lr_scheduler.LambdaLR
     ema: EMAModel            # average of the parameters, None if the recipe wants none
     hashes: dict             # task -> hash of its teacher's weights
     base: str = ''           # hash of the base's weights
@@ -529,7 +528,7 @@ def averaged(
         with torch.no_grad():
             for p, w in zip(run.params.values(), raw): p.copy_(w)
 
-# %% ../nbs/21_trainer.ipynb #859234f5
+# %% ../nbs/21_trainer.ipynb #e5573e54
 def marks_of_all(
     acc:Accelerator, # knows the other processes
     bb:Backbone,     # paints
@@ -547,6 +546,7 @@ def marks_of_all(
     rows = united([{k: float(v[i]) for k, v in got.items()} for i in range(len(mine))], len(prompts), acc)
     return images, {k: np.array([row[k] for row in rows]) for k in got}
 
+# %% ../nbs/21_trainer.ipynb #859234f5
 def examine(
     run:Run,             # its student is examined
     n:int,               # pictures per task

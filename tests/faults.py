@@ -10,7 +10,7 @@ import argparse, json, os, random, shutil, signal, subprocess, sys, tempfile, ti
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
+import psutil, yaml
 
 from installed import SMALL, Installed, edit, lines, write
 
@@ -303,7 +303,8 @@ def processes(lab, n=2):
             place = lab.fresh(batch=3)
             process, target = launched(lab, place, how=how), lab.rng.randrange(1, lab.recipe['updates']-1)
             while done(place) < target and process.poll() is None: time.sleep(.002)
-            os.killpg(process.pid, signal.SIGKILL); process.wait()
+            for p in [*psutil.Process(process.pid).children(recursive=True), process]: p.kill() # a launcher's children have a session of their own
+            process.wait()
             there = lab.folder/f'moved-{lab.count}'
             place.rename(there)
             code, lab.whole = launched(lab, there, '--resume', how=how).wait(300), whole
