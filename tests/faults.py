@@ -294,7 +294,7 @@ def launched(lab, place, *args, how=('--multi_gpu',)):
     env = dict(os.environ, OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true')
     return subprocess.Popen(command, cwd=place, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
-def processes(lab, n=2):
+def processes(lab, n=5):
     "Two processes of one run, killed both at a random moment and resumed from another directory: the bytes of two that nobody killed."
     for name, how in ('DDP', ('--multi_gpu',)), ('FSDP2', ('--use_fsdp', '--fsdp_version', '2')):
         whole, alone = lab.fresh(batch=3), lab.whole
