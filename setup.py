@@ -13,7 +13,7 @@ statuses = ['0 - Undefined', '1 - Planning', '2 - Pre-Alpha', '3 - Alpha', '4 - 
 pythons = [f'3.{i}' for i in range(10, 15)]
 supported = pythons[pythons.index(cfg['min_python']):]
 extras = {k[:-len('_requirements')]: shlex.split(v) for k, v in cfg.items() if k.endswith('_requirements')}
-extras['all'] = sorted({r for k, rs in extras.items() if k not in ('dev', 'browser') for r in rs})
+extras['all'] = sorted({r for k, rs in extras.items() if k not in ('dev', 'browser', 'deepspeed') for r in rs})
 
 setuptools.setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'],

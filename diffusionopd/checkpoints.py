@@ -125,7 +125,7 @@ def checkpoint_state(
 )->dict:     # name -> tensor on the CPU, entire
     "Weights, optimiser and average, as safetensors stores them."
     state = {f'weight/{k}': p for k, p in run.params.items()}
-    for k, p in run.params.items(): state |= {f'{s}/{k}': v for s, v in run.opt.state.get(p, {}).items()}
+    for k, p in run.params.items(): state |= {f'{s}/{k}': v for s, v in run.joint.moments(run.opt, p).items()}
     if run.ema: state |= {f'ema/{k}': v for k, v in zip(run.params, run.ema.shadow_params)}
     return {k: full_tensor(v.detach()).cpu().contiguous().clone() for k, v in state.items()}
 
@@ -226,9 +226,7 @@ def put_state(
     odd = [k for k in {**there, **run.params} if k not in run.params or there.get(k) != run.params[k].shape]
     refuse(bool(odd), f'{where} holds another student: {len(odd)} of its tensors do not fit, the first {min(odd, default="")!r}')
     for k, p in run.params.items():
-        with torch.no_grad(): p.copy_(spread(state[f'weight/{k}'], p))
-        if f'step/{k}' not in state: continue
-        run.opt.state[p] = dict(step=state[f'step/{k}']) | {s: spread(state[f'{s}/{k}'], p) for s in ('exp_avg', 'exp_avg_sq')}
+        run.joint.put(run.opt, p, state[f'weight/{k}'], {s: state[f'{s}/{k}'] for s in ('step', 'exp_avg', 'exp_avg_sq') if f'{s}/{k}' in state})
     if run.ema: run.ema.shadow_params = [spread(state.get(f'ema/{k}', state[f'weight/{k}']), p) for k, p in run.params.items()]
 
 def restore(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['processes', 'Shared', 'on_main', 'together', 'shares', 'united', 'totals', 'sharing', 'blocks', 'shard',
-           'full_tensor', 'spread', 'Joint', 'join']
+           'full_tensor', 'spread', 'Joint', 'Through', 'join']
 
 # %% ../nbs/20c_parallel.ipynb #d46b0dd8
 import os
@@ -100,12 +100,15 @@ def totals(
     device = acc.device if acc.device.type != 'mps' else 'cpu'
     return dict(zip(numbers, acc.reduce(torch.tensor(list(numbers.values()), dtype=torch.float64, device=device), 'sum').tolist()))
 
-# %% ../nbs/20c_parallel.ipynb #57d58d3f
+# %% ../nbs/20c_parallel.ipynb #f34f5629
 def sharing(
     acc:Accelerator, # as launched
-)->str:              # `alone`, `ddp` or `fsdp`
+)->str:              # `alone`, `ddp`, `fsdp` or `deepspeed`
     "How the processes of a run hold its networks. Raises `Refusal` for a launch that cannot be had."
-    refuse(parse_flag_from_env('ACCELERATE_USE_DEEPSPEED'), 'DeepSpeed is not supported: launch with --use_fsdp --fsdp_version 2, which shards the same weights and states')
+    if parse_flag_from_env('ACCELERATE_USE_DEEPSPEED'):
+        refuse(acc.num_processes == 1, 'DeepSpeed is for several processes: launch without --use_deepspeed')
+        refuse(acc.mixed_precision == 'fp16', "precision: 'fp16' does not go with DeepSpeed here: use 'bf16'")
+        return 'deepspeed'
     if acc.num_processes == 1: return 'alone'
     if not parse_flag_from_env('ACCELERATE_USE_FSDP'): return 'ddp'
     version = os.environ.get('FSDP_VERSION', '1')
@@ -146,10 +149,10 @@ def spread(
     if not isinstance(like, DTensor): return t.to(like.device)
     return distribute_tensor(t.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
-# %% ../nbs/20c_parallel.ipynb #6dcec8d1
+# %% ../nbs/20c_parallel.ipynb #7941d6ed
 @dataclass(frozen=True)
 class Joint:
-    "A network that the processes of a run train together."
+    "A network that the processes of a run train together: what differs between the ways to do so."
     kind: str           # see `sharing`
     net: nn.Module      # to be called where gradients are wanted
     eager: bool = False # sharded weights: meet at every backward, which takes less memory and more messages
@@ -157,8 +160,26 @@ class Joint:
     @contextmanager
     def scope(self, last:bool): # is this the last forward and backward of a window?
         if self.kind == 'fsdp': self.net.set_requires_gradient_sync(last or self.eager)
-        with self.net.no_sync() if self.kind == 'ddp' and not last else nullcontext(): yield
+        with self.net.outer.no_sync() if self.kind == 'ddp' and not last else nullcontext(): yield
+    def backward(self, acc, loss): acc.backward(loss)
+    def clear(self, opt): opt.zero_grad()
+    def clip(self, params, most): return float(full_tensor(nn.utils.clip_grad_norm_(params, most)))  # the norm before
+    def gradient(self, p): return None if p.grad is None else full_tensor(p.grad)                    # entire
+    def step(self, opt): opt.step()
+    def moments(self, opt, p): return {k: full_tensor(v) for k, v in opt.state.get(p, {}).items()}   # what the optimiser keeps of a parameter, entire
+    def put(self, opt, p, weight, moments):                                                           # both as they were
+        with torch.no_grad(): p.copy_(spread(weight, p))
+        if moments: opt.state[p] = {k: v if k == 'step' else spread(v, p) for k, v in moments.items()}
 
+class Through(nn.Module):
+    "A wrapper of a network, with the properties of what is inside."
+    def __init__(self, outer, inner): super().__init__(); self.outer = outer; self.__dict__['inner'] = inner
+    def forward(self, *args, **kw): return self.outer(*args, **kw)
+    def __getattr__(self, name):
+        try: return super().__getattr__(name)
+        except AttributeError: return getattr(self.__dict__['inner'], name)
+
+# %% ../nbs/20c_parallel.ipynb #fc17f75a
 def join(
     net:nn.Module,    # on the device; its parameters that want gradients are trained
     acc:Accelerator,  # as launched
@@ -168,6 +189,4 @@ def join(
     "Have a network's gradients averaged over the processes."
     if kind != 'ddp': return Joint(kind, net, eager)
     still = next(k for k in ('forward_sync_buffers', 'broadcast_buffers') if k in signature(DistributedDataParallel).parameters) # its name depends on torch
-    ddp = DistributedDataParallel(net, find_unused_parameters=True, **{still: False})
-    ddp.config, ddp.dtype = net.config, net.dtype # which backbones ask for
-    return Joint(kind, ddp)
+    return Joint(kind, Through(DistributedDataParallel(net, find_unused_parameters=True, **{still: False}), net))

@@ -260,7 +260,7 @@ def keep(
     "Save a checkpoint, in the main process, unless the run was cut off inside an optimiser step, or nothing is done yet."
     if not run.whole or not run.update: return
     if others: on_main(put_down, run, folder, checkpoint_state(run))
-    elif run.accelerator.is_main_process and run.joint.kind != 'fsdp': put_down(run, folder, checkpoint_state(run))
+    elif run.accelerator.is_main_process and run.joint.kind in ('alone', 'ddp'): put_down(run, folder, checkpoint_state(run))
 
 # %% ../nbs/23_runs.ipynb #857b1494
 def events(

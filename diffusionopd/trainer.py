@@ -22,8 +22,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType, ProjectConfiguration, gather_object
 from diffusers.training_utils import EMAModel
 from torch import nn
-from .adapters import DIFFUSERS_FILE, PEFT_FILE, Manifest, adapter_field, adapter_parameters, add_lora, file_hash, gap, load_adapter
-from .adapters import grid_note, merged, module_field, strip
+from .adapters import DIFFUSERS_FILE, PEFT_FILE, Manifest, adapter_field, adapter_parameters, add_lora, file_hash, gap, grid_note, load_adapter, merged, module_field, strip
 from .backbones import Backbone, load_backbone, resize
 from .distill import one_pass
 from .divergence import divergence_map, kl_weight
@@ -33,12 +32,13 @@ from .fields import Counted, Field, frozen
 from .guards import Spared, logger, own_randomness
 from .kernels import Kernel, flow_sde
 from .objective import make_plan, make_target
-from .parallel import Joint, full_tensor, join, shard, shares, sharing, together, totals, united
+from .parallel import Joint, join, shard, shares, sharing, together, totals, united
 from .pretrain import lr_share
 from .prompts import prompt_source
 from .recipes import DistillRecipe, concerning, load_plugins
 from .rollout import seed_of, seeded
 from .targets import answers, extrapolated
+from .zero import zero_join
 
 # %% ../nbs/21_trainer.ipynb #14ad69d5
 def weights_hash(
@@ -163,6 +163,7 @@ def make_accelerator(
     out = Path(r.out).expanduser()
     place = ProjectConfiguration(str(out), str(out/'tensorboard'))
     try: return Accelerator(mixed_precision=r.precision, log_with=r.trackers or None, project_config=place)
+    except ImportError as e: refuse(True, f'{" ".join(str(e).split())} (DeepSpeed: pip install diffusionopd[deepspeed])')
     except ValueError as e: refuse(True, f'precision: {r.precision!r} cannot be had here: {" ".join(str(e).split())}')
 
 # %% ../nbs/21_trainer.ipynb #e41f398f
@@ -261,17 +262,16 @@ def load_run(
 
 # %% ../nbs/21_trainer.ipynb #d8f4f016
 def settle(
-    bb:Backbone,      # with all its adapters
-    r:DistillRecipe,  # which weights are trained
-    acc:Accelerator,  # as launched
-    kind:str,         # see `sharing`
-)->Joint:
-    "Put the networks of a run where they stay, and join the processes."
-    if kind == 'fsdp':
-        for m in bb.pipe.components.values():
-            if isinstance(m, nn.Module) and m is not bb.net: m.to(acc.device)
-        shard(bb.net, acc)
-    return join(bb.net, acc, kind, eager=r.student.kind == 'full')
+    bb:Backbone,     # with all its adapters
+    acc:Accelerator, # as launched
+    kind:str,        # see `sharing`
+)->Backbone:         # the same
+    "Put the networks of a run where they stay."
+    if kind != 'fsdp': return bb
+    for m in bb.pipe.components.values():
+        if isinstance(m, nn.Module) and m is not bb.net: m.to(acc.device)
+    shard(bb.net, acc)
+    return bb
 
 # %% ../nbs/21_trainer.ipynb #33f533f8
 def open_run(
@@ -284,12 +284,14 @@ def open_run(
     kind = sharing(acc)
     device, place = ('cpu', lambda net: shard(net, acc)) if kind == 'fsdp' else (acc.device, None)
     here = together(load_run, r, device, bb, teachers, place)
-    bb, joint = here.bb, settle(here.bb, r, acc, kind)
+    bb = settle(here.bb, acc, kind)
     for t, teacher in here.teachers.items():
         with concerning(f'tasks.{t}.teacher'): hired[t] = check_teacher(bb, t, r, teacher)
     target, base = open_target(bb, r, hired, here.base)
-    params, o, student = student_parameters(bb, r), r.optimiser, Counted(student_field(bb, r, True, joint.net))
+    params, o = student_parameters(bb, r), r.optimiser
     opt = torch.optim.AdamW(params.values(), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
+    joint = zero_join(bb.net, opt, o.clip) if kind == 'deepspeed' else join(bb.net, acc, kind, eager=r.student.kind == 'full')
+    student = Counted(student_field(bb, r, True, joint.net))
     ema = EMAModel(params.values(), decay=o.ema) if o.ema else None
     counters = [student, *filter(None, [base]), *(m.field for m in hired.values())]
     return Run(r, bb, acc, here.sources, bb.guided(student, r.rollout.guidance), target, counters, here.kernels, params, opt, make_rate(opt, r), ema,
@@ -342,7 +344,7 @@ def accumulate(
     cond, x = condition(run.bb, b.prompts, b.tasks), run.bb.start(noise)
     plan = make_plan(r.objective, run.kernels, torch.Generator().manual_seed(seed_of('plan', r.seed, run.update)))
     weights = torch.tensor(b.weights, device=x.device)
-    backward, scope = lambda loss: run.accelerator.backward(share*loss), lambda end: run.joint.scope(last and end)
+    backward, scope = lambda loss: run.joint.backward(run.accelerator, share*loss), lambda end: run.joint.scope(last and end)
     with run.accelerator.autocast():
         return list(one_pass(run.student, run.target, x, run.kernels, r.objective, cond, noise, backward, plan, scope, row_weights=weights))
 
@@ -425,10 +427,10 @@ def collect(
 )->tuple:    # pairs (Batch, its records), gradient norm before clipping
     "The gradient of an update: accumulated, averaged over processes, unscaled, clipped."
     acc, parts, seen = run.accelerator, split(b, run.recipe.micro_batch), []
-    run.opt.zero_grad()
+    run.joint.clear(run.opt)
     for part in parts: seen.append((part, accumulate(run, part, len(part.prompts)/len(b.prompts), part is parts[-1])))
     if acc.scaler: acc.scaler.unscale_(run.opt)
-    return seen, float(full_tensor(nn.utils.clip_grad_norm_(run.params.values(), run.recipe.optimiser.clip)))
+    return seen, run.joint.clip(run.params.values(), run.recipe.optimiser.clip)
 
 # %% ../nbs/21_trainer.ipynb #9d304c73
 def rescale(
@@ -477,7 +479,7 @@ def skip(
     seen:list, # pairs (Batch, its records)
 )->Skipped:    # where it was, in whichever process
     "Leave an update out. Raises `Refusal` beyond the recipe's limit."
-    run.opt.zero_grad()
+    run.joint.clear(run.opt)
     run.update, run.skipped = run.update+1, run.skipped+1
     run.rate = make_rate(run.opt, run.recipe, run.update)
     s = Skipped(run.update, run.skipped, **next(filter(None, gather_object([trouble(seen)])), {}))
@@ -496,7 +498,7 @@ def step(
     if not math.isfinite(norm+told['loss']): return skip(run, seen)
     lr, run.whole = run.rate.get_last_lr()[0], False
     if acc.scaler: acc.scaler.step(run.opt); acc.scaler.update()
-    else: run.opt.step()
+    else: run.joint.step(run.opt)
     run.rate.step()
     if run.ema: run.ema.step(run.params.values())
     run.update, run.whole = run.update+1, True

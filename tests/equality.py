@@ -10,7 +10,7 @@ import ranks
 from installed import Installed
 from test_parallel import MODEL, computed, far
 
-SETTINGS = [(kind, world, dtype) for dtype in ('float64', 'float32') for kind in ('ddp', 'fsdp') for world in (2, 4)]
+SETTINGS = [(kind, world, dtype) for dtype in ('float64', 'float32') for kind in ('ddp', 'fsdp') for world in (2, 4)]+[('deepspeed', 2, 'float32')]
 
 def compared(got, one):
     "The largest differences of several processes from one, over all cases and processes."
@@ -32,7 +32,7 @@ def main():
         one = {dtype: computed(opd, tmp, tmp/dtype, 1, names, dtype) for dtype in ('float64', 'float32')}
         print('| processes | kept | arithmetic | gradients | loss | KL of a step | same rows |\n|--:|:--|:--|--:|--:|--:|:--|')
         for kind, world, dtype in SETTINGS:
-            row = dict(kind=kind, world=world, dtype=dtype, cases=len(names)) | compared(computed(opd, tmp, tmp/f'{kind}{world}{dtype}', world, names, dtype, kind == 'fsdp'), one[dtype])
+            row = dict(kind=kind, world=world, dtype=dtype, cases=len(names)) | compared(computed(opd, tmp, tmp/f'{kind}{world}{dtype}', world, names, dtype, kind), one[dtype])
             table.append(row)
             print(f"| {world} | {kind} | {dtype} | {row['gradients']:.1e} | {row['loss']:.1e} | {row['kl']:.1e} | {row['rows']} |", flush=True)
         opd.process.stdin.close(); opd.process.wait()

@@ -10,6 +10,7 @@ from diffusionopd.parallel import full_tensor, spread
 from diffusionopd.recipes import DistillRecipe
 from diffusionopd.trainer import collect, examine, open_run, round_batch, step, summarise
 
+KINDS = dict(ddp={}, fsdp=dict(ACCELERATE_USE_FSDP='true', FSDP_VERSION='2'), deepspeed=dict(ACCELERATE_USE_DEEPSPEED='true', DS_ACCELERATOR='cpu'))
 FULL = dict(student=dict(kind='full'), optimiser=dict(lr=1e-4))
 CASES = dict(
     guided=dict(batch=3, micro_batch=2, rollout=dict(steps=3, guidance=2.)), # rows that two and four processes cannot share evenly
@@ -36,7 +37,7 @@ def sent(run):
     def meet(state, bucket):
         out.append(bucket.buffer().nbytes)
         return torch.distributed.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda f: f.value()[0]/world)
-    if run.joint.kind == 'ddp': run.joint.net.register_comm_hook(None, meet)
+    if run.joint.kind == 'ddp': run.joint.net.outer.register_comm_hook(None, meet)
     return out
 
 def case(name, base, teachers, out, dtype):
@@ -45,7 +46,7 @@ def case(name, base, teachers, out, dtype):
     acc, bytes_sent = run.accelerator, sent(run)
     b = round_batch(r, run.sources, 1, acc.process_index, acc.num_processes)
     seen, norm = collect(run, b)
-    grads = {k: full_tensor(p.grad).clone() for k, p in run.params.items()}
+    grads = {k: run.joint.gradient(p).clone() for k, p in run.params.items()}
     told = summarise(seen, 1, acc=acc)
     for _ in range(2): step(run)
     weights = {f'after/{k}': full_tensor(p.detach()).clone() for k, p in run.params.items()}
@@ -55,9 +56,9 @@ def case(name, base, teachers, out, dtype):
     (out/f'{name}-{acc.process_index}.json').write_text(json.dumps(dict(kind=run.joint.kind, norm=norm, told=told, rows=rows, sent=sum(bytes_sent),
         trained=sum(p.nbytes for p in run.params.values()), scores=scores, world=acc.num_processes)))
 
-def main(rank, world, port, out, base, teachers, names, dtype='float64', fsdp=False):
+def main(rank, world, port, out, base, teachers, names, dtype='float64', kind='ddp'):
     ids = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=world, LOCAL_WORLD_SIZE=world, MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
     os.environ.update({k: str(v) for k, v in ids.items()} if world > 1 else {}, ACCELERATE_USE_CPU='true', TORCH_CPP_LOG_LEVEL='ERROR')
-    if fsdp: os.environ.update(ACCELERATE_USE_FSDP='true', FSDP_VERSION='2')
+    os.environ.update(KINDS[kind])
     Path(out).mkdir(exist_ok=True)
     for name in names: case(name, base, teachers, Path(out), getattr(torch, dtype))

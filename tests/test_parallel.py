@@ -39,10 +39,10 @@ def model(opd, tmp_path_factory):
     opd.python(folder, MODEL)
     return folder
 
-def computed(opd, model, out, world, names, dtype='float64', fsdp=False):
+def computed(opd, model, out, world, names, dtype='float64', kind='ddp'):
     "What every one of several processes found, case by case."
     port, teachers = free_port(), {t: str(model/t) for t in ('text', 'composition')}
-    code = f'import sys; sys.path.insert(0, {HERE!r}); import ranks; ranks.main(RANK, {world}, {port}, {str(out)!r}, {str(model/"base")!r}, {teachers!r}, {names!r}, {dtype!r}, {fsdp})'
+    code = f'import sys; sys.path.insert(0, {HERE!r}); import ranks; ranks.main(RANK, {world}, {port}, {str(out)!r}, {str(model/"base")!r}, {teachers!r}, {names!r}, {dtype!r}, {kind!r})'
     for process in [opd.start(model, code=code.replace('RANK', str(rank))) for rank in range(world)]: process.end().ok()
     return {n: [(load_file(out/f'{n}-{r}.safetensors'), json.loads((out/f'{n}-{r}.json').read_text())) for r in range(world)] for n in names}
 
@@ -56,15 +56,16 @@ def far(a, b):
 
 TOLERANCE = dict(float64=1e-6, float32=1e-5) # of gradients, norms and numbers of the log; weights are looked at in float64, since Adam divides by the size of a gradient
 
-@pytest.mark.parametrize('fsdp,world,dtype', [(False, 2, 'float64'), (True, 2, 'float64'), (False, 4, 'float64'), (True, 4, 'float64'), (False, 2, 'float32'), (True, 2, 'float32')])
-def test_as_one(opd, model, alone, tmp_path, record_property, fsdp, world, dtype):
+@pytest.mark.parametrize('kind,world,dtype', [('ddp', 2, 'float64'), ('fsdp', 2, 'float64'), ('ddp', 4, 'float64'), ('fsdp', 4, 'float64'), ('ddp', 2, 'float32'), ('fsdp', 2, 'float32'), ('deepspeed', 2, 'float32')])
+def test_as_one(opd, model, alone, tmp_path, record_property, kind, world, dtype):
     "Gradients, norms, rows, numbers of the log, weights after two updates, and scores are those of one process."
+    if kind == 'deepspeed': pytest.importorskip('deepspeed')
     names, worst = [*ranks.CASES], 0.
-    got = computed(opd, model, tmp_path/'out', world, names, dtype, fsdp)
+    got = computed(opd, model, tmp_path/'out', world, names, dtype, kind)
     for n in names:
         one, said = alone[dtype][n]
         for tensors, told in got[n]:
-            assert (told['kind'], told['world']) == ('fsdp' if fsdp else 'ddp', world)
+            assert (told['kind'], told['world']) == (kind, world)
             grads = {k: v for k, v in one.items() if not k.startswith('after/')}
             worst = max(worst, distance := far(tensors, grads))
             assert distance <= TOLERANCE[dtype], (n, distance)
@@ -77,12 +78,12 @@ def test_as_one(opd, model, alone, tmp_path, record_property, fsdp, world, dtype
             for mine, theirs in zip(told['scores'], said['scores'], strict=True):
                 assert mine[:2] == theirs[:2] and mine[2:] == pytest.approx(theirs[2:], abs=1e-4)
             assert all(torch.equal(tensors[k], got[n][0][0][k]) for k in tensors)       # and every process has the same
-            assert fsdp or told['sent'] == 3*told['trained']                           # three windows, whatever their number of backwards
+            assert kind != 'ddp' or told['sent'] == 3*told['trained']                           # three windows, whatever their number of backwards
         real = [row[:3] for _, told in got[n] for row in told['rows'] if row[3]]
         assert sorted(real) == sorted(row[:3] for row in said['rows'])                  # every sample once, with the same noise
         assert len({len(told['rows']) for _, told in got[n]}) == 1
     record_property('largest relative difference', worst)
-    print(f'{"fsdp" if fsdp else "ddp"}, {world} processes, {dtype}: {worst:.1e}')
+    print(f'{kind}, {world} processes, {dtype}: {worst:.1e}')
 
 # Whole runs, as accelerate launches them
 
