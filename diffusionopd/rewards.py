@@ -8,11 +8,11 @@ __all__ = ['UNREADABLE', 'CLIPS', 'MEAN', 'SPREAD', 'TOKENS', 'MAKERS', 'LATER_R
            'clip_reward', 'load_head', 'beside', 'Headed', 'aesthetics_reward', 'imagereward_reward', 'maker',
            'parts_of', 'is_made', 'make_reward', 'Term', 'Sum', 'spread_of']
 
-# %% ../nbs/12b_rewards.ipynb #41c17433
-import importlib, inspect, re
+# %% ../nbs/12b_rewards.ipynb #01bff9d6
+import importlib, inspect, math, re
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -322,7 +322,8 @@ class Term:
     high: float = None # higher values count as this one; None: no limit
 
     def __post_init__(self):
-        refuse(not self.std > 0, f'std of a reward must be positive, not {self.std}')
+        refuse(not math.isfinite(self.weight+self.mean), f'weight and mean of a reward are finite, not {self.weight} and {self.mean}')
+        refuse(not 0 < self.std < math.inf, f'std of a reward must be positive, not {self.std}')
         refuse(None not in (self.low, self.high) and self.low > self.high, f'low of a reward is above its high: {self.low} and {self.high}')
 
     def __call__(self, score): # tensor
