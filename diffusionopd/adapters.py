@@ -190,6 +190,7 @@ def adapter_field(
     bb:Backbone,     # shared by all
     name,            # adapter, or None for the base
     grad:bool=False, # may gradients flow?
+    via:nn.Module=None, # what is called in the place of `bb.net`: a wrapper around it
 )->Field:            # `(x, sigma, cond) -> velocity`
     "One adapter as a velocity field."
     def answer(x, sigma, cond=None):
@@ -198,7 +199,7 @@ def adapter_field(
             refuse(again and any(m.active_adapters!=[name] for m in tuner_layers(bb.net)),
                    f'gradient checkpointing would repeat the forward of {name!r} with another adapter: '
                    f'make it the active one, bb.net.set_adapter({name!r})')
-            with use(bb.net, name): return bb.velocity(bb.net, x, sigma, cond)
+            with use(bb.net, name): return bb.velocity(via or bb.net, x, sigma, cond)
     return answer
 
 # %% ../nbs/15_adapters.ipynb #d0501acd
@@ -348,11 +349,12 @@ def save_adapter(
     folder,              # is created
     manifest:Manifest,   # what is known; hash and base are filled in
     dtype=torch.float32, # of the stored weights
+    state:dict=None,     # tensors as from `adapter_state`, in the place of those in the network
 )->Manifest:             # as written
     "Write an adapter and what is to be known about it."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state, settings = adapter_state(bb.net, name, dtype), plain(bb.net.peft_config[name])
+    state, settings = adapter_state(bb.net, name, dtype) if state is None else state, plain(bb.net.peft_config[name])
     save_file({f'base_model.model.{k}': v for k, v in state.items()}, folder/PEFT_FILE, metadata=dict(format='pt'))
     save_layout(bb, state, settings, folder)
     (folder/'adapter_config.json').write_text(json.dumps(dict(settings, peft_type='LORA'), indent=1, sort_keys=True)+'\n')

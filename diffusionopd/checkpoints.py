@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['FREE', 'flush', 'put_back', 'whole_folder', 'discard', 'tidy', 'recipe_core', 'origins', 'differences', 'listed',
            'checkpoint_state', 'sealed', 'checkpoints', 'state_note', 'prune', 'save_checkpoint', 'Damaged', 'verified',
-           'newest', 'changes', 'put_state', 'restore', 'export_student']
+           'newest', 'changes', 'put_state', 'restore', 'student_weights', 'plain_network', 'write_student',
+           'export_student']
 
 # %% ../nbs/21b_checkpoints.ipynb #1b02f7f0
 import hashlib, json, os, shutil
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from .adapters import Manifest, file_hash, save_adapter, write_manifest
 from .errors import Refusal, refuse
+from .parallel import FSDPModule, full_tensor, on_main, spread
 from .pretrain import code_commit
 from .recipes import DistillRecipe
 from .trainer import Run, averaged, make_rate
@@ -119,13 +121,13 @@ def listed(
 
 # %% ../nbs/21b_checkpoints.ipynb #9da64687
 def checkpoint_state(
-    run:Run, # whole
-)->dict:     # name -> tensor on the CPU
+    run:Run, # whole; with sharded weights all processes ask at once
+)->dict:     # name -> tensor on the CPU, entire
     "Weights, optimiser and average, as safetensors stores them."
     state = {f'weight/{k}': p for k, p in run.params.items()}
     for k, p in run.params.items(): state |= {f'{s}/{k}': v for s, v in run.opt.state.get(p, {}).items()}
     if run.ema: state |= {f'ema/{k}': v for k, v in zip(run.params, run.ema.shadow_params)}
-    return {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
+    return {k: full_tensor(v.detach()).cpu().contiguous().clone() for k, v in state.items()}
 
 # %% ../nbs/21b_checkpoints.ipynb #423515e0
 def sealed(
@@ -143,7 +145,7 @@ def checkpoints(
     found = [p for p in Path(folder).glob('checkpoint-*') if p.name.split('-')[1].isdigit() and (p/'state.json').is_file()]
     return sorted(found, key=lambda p: int(p.name.split('-')[1]))
 
-# %% ../nbs/21b_checkpoints.ipynb #f4091ef9
+# %% ../nbs/21b_checkpoints.ipynb #e8f990d1
 def state_note(
     run:Run, # whole
 )->dict:     # plain values
@@ -160,16 +162,18 @@ def prune(
     for old in checkpoints(folder)[:-last]:
         if best is None or old.name != f'checkpoint-{best:06d}': discard(old)
 
+# %% ../nbs/21b_checkpoints.ipynb #f4091ef9
 def save_checkpoint(
     run:Run,       # whole
     folder,        # of the run; the checkpoint goes to `checkpoint-UPDATE` below
     best:int=None, # see `prune`
+    state=None,    # of `checkpoint_state`; None: asks for it
 )->Path:           # of the checkpoint
     "Write a checkpoint, entirely or not at all, and delete old ones. Raises `Refusal` where that is impossible."
     refuse(not run.whole, 'the run was interrupted in the middle of an optimiser step, so there is nothing whole to save')
-    path = Path(folder)/f'checkpoint-{run.update:06d}'
+    path, state = Path(folder)/f'checkpoint-{run.update:06d}', checkpoint_state(run) if state is None else state
     with whole_folder(path) as aside:
-        save_file(checkpoint_state(run), aside/'state.safetensors')
+        save_file(state, aside/'state.safetensors')
         (aside/'state.json').write_text(json.dumps(sealed(state_note(run) | dict(sha256=file_hash(aside/'state.safetensors'))), indent=1))
     prune(folder, run.recipe.keep_last, best)
     return path
@@ -217,15 +221,15 @@ def put_state(
     state:dict, # of `checkpoint_state`
     where,      # it came from, for the message
 ):
-    "Weights, optimiser, average. Raises `Refusal` for those of another student."
+    "Weights, optimiser, average; of sharded weights each process's part. Raises `Refusal` for those of another student."
     there = {k.removeprefix('weight/'): v.shape for k, v in state.items() if k.startswith('weight/')}
     odd = [k for k in {**there, **run.params} if k not in run.params or there.get(k) != run.params[k].shape]
     refuse(bool(odd), f'{where} holds another student: {len(odd)} of its tensors do not fit, the first {min(odd, default="")!r}')
     for k, p in run.params.items():
-        with torch.no_grad(): p.copy_(state[f'weight/{k}'])
+        with torch.no_grad(): p.copy_(spread(state[f'weight/{k}'], p))
         if f'step/{k}' not in state: continue
-        run.opt.state[p] = {s: state[f'{s}/{k}'].to('cpu' if s == 'step' else p.device) for s in ('step', 'exp_avg', 'exp_avg_sq')}
-    if run.ema: run.ema.shadow_params = [state.get(f'ema/{k}', state[f'weight/{k}']).to(p.device) for k, p in run.params.items()]
+        run.opt.state[p] = dict(step=state[f'step/{k}']) | {s: spread(state[f'{s}/{k}'], p) for s in ('exp_avg', 'exp_avg_sq')}
+    if run.ema: run.ema.shadow_params = [spread(state.get(f'ema/{k}', state[f'weight/{k}']), p) for k, p in run.params.items()]
 
 def restore(
     run:Run,           # fresh from `open_run`
@@ -243,19 +247,51 @@ def restore(
     return run
 
 # %% ../nbs/21b_checkpoints.ipynb #26bcda20
+def student_weights(
+    run:Run, # trained; all its processes ask at once
+)->dict:     # name -> tensor on the CPU, entire
+    "The averaged student."
+    with averaged(run): return {k: full_tensor(p.detach()).cpu().clone() for k, p in run.params.items()}
+
+def plain_network(
+    net,          # a diffusers model, sharded or not
+    weights:dict, # name -> tensor on the CPU, all its parameters
+):                # a model of the class that diffusers knows
+    "A network with these weights, which can be saved."
+    cls = next(c for c in type(net).__mro__ if not issubclass(c, FSDPModule))
+    with torch.device('meta'): own = cls.from_config(net.config)
+    own.load_state_dict({k: weights.get(k, v) for k, v in net.state_dict().items()}, assign=True)
+    return own
+
+# %% ../nbs/21b_checkpoints.ipynb #654917e7
+def write_student(
+    run:Run,      # whose student it is
+    folder,       # appears when it is complete
+    m:Manifest,   # what is known
+    weights:dict, # from `student_weights`
+)->Manifest:      # as written
+    "Save a student: an adapter in both layouts, or a whole pipeline, with its manifest."
+    bb, net = run.bb, run.bb.net
+    with whole_folder(folder) as aside:
+        if run.recipe.student.kind == 'lora':
+            state = {k.removesuffix('.student.weight')+'.weight': v.float() for k, v in sorted(weights.items())}
+            return save_adapter(bb, 'student', aside, m, state=state)
+        setattr(bb.pipe, bb.component, plain_network(net, weights))
+        try: bb.pipe.save_pretrained(aside, safe_serialization=True)
+        finally: setattr(bb.pipe, bb.component, net)
+        write_manifest(m, aside)
+        return m
+
+# %% ../nbs/21b_checkpoints.ipynb #9b6b939f
 def export_student(
-    run:Run,          # trained
+    run:Run,          # trained; all its processes ask at once
     folder,           # appears when it is complete
     command:str='',   # that trained it
     scores:dict=None, # measured
 )->Manifest:          # as written
-    "Save the averaged student: an adapter in both layouts, or a whole pipeline, with its manifest."
+    "Save the averaged student with its manifest; the main process writes."
     r = run.recipe
     sigmas = tuple(round(s, 6) for s in run.bb.sigmas(r.rollout.steps).tolist())
     m = Manifest('student', '+'.join(r.tasks), sigmas=sigmas, solver=r.rollout.solver, guidance=r.rollout.guidance, command=command, commit=code_commit(),
                  seed=r.seed, config=r.model_dump(mode='json') | dict(teacher_hashes=run.hashes), scores=scores or {})
-    with averaged(run), whole_folder(folder) as aside:
-        if r.student.kind == 'lora': return save_adapter(run.bb, 'student', aside, m)
-        run.bb.pipe.save_pretrained(aside, safe_serialization=True)
-        write_manifest(m, aside)
-        return m
+    return on_main(write_student, run, folder, m, student_weights(run))

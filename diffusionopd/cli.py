@@ -6,10 +6,10 @@
 __all__ = ['app', 'console', 'Version', 'RecipeFile', 'BaseFile', 'Prompts', 'Kind', 'NewFile', 'RunFolder', 'PageFile',
            'Painted', 'Out', 'DemoOut', 'Png', 'Json', 'Long', 'Resume', 'Accept', 'Quiet', 'Threads', 'Plugins',
            'Updates', 'NewSeed', 'NewModel', 'Seed', 'Each', 'Pictures', 'Steps', 'Guidance', 'Model', 'Adapters',
-           'TaskNames', 'Reward', 'Alone', 'Wording', 'top', 'said', 'threads', 'room_for', 'speaks', 'Bars', 'bars',
-           'short', 'show_score', 'reading', 'scores_in', 'follow', 'watch', 'option', 'read_recipe', 'tell',
-           'demo_command', 'distill_command', 'teach_command', 'pretrain_command', 'save_grid', 'strange',
-           'sample_command', 'write_json', 'evaluate_command', 'report_command', 'init_command', 'quieten',
+           'TaskNames', 'Reward', 'Alone', 'Wording', 'ALONE', 'top', 'said', 'threads', 'room_for', 'speaks',
+           'several', 'Bars', 'bars', 'short', 'show_score', 'reading', 'scores_in', 'follow', 'watch', 'option',
+           'read_recipe', 'tell', 'demo_command', 'distill_command', 'teach_command', 'pretrain_command', 'save_grid',
+           'strange', 'sample_command', 'write_json', 'evaluate_command', 'report_command', 'init_command', 'quieten',
            'spin_briefly', 'usage', 'main']
 
 # %% ../nbs/25_cli.ipynb #dcb633d0
@@ -67,6 +67,10 @@ def room_for(
 def speaks()->bool:
     "Is this the only process, or the first of several?"
     return os.environ.get('RANK', '0') == '0'
+
+def several()->bool:
+    "Did a launcher start more than one process?"
+    return int(os.environ.get('WORLD_SIZE', '1')) > 1
 
 # %% ../nbs/25_cli.ipynb #00b59b4f
 class Bars(Progress):
@@ -258,7 +262,9 @@ def distill_command(recipe:RecipeFile, out:Out=None, seed:NewSeed=None, updates:
     - `diffusionopd distill runs/second/recipe.json --updates 400 --resume --accept-changes`
     """
     refuse(accept_changes and not resume, '--accept-changes is for a run that is gone on with: give --resume too')
-    r = read_recipe('distill', recipe, plugin, out=out, seed=seed, updates=updates)
+    read = lambda: read_recipe('distill', recipe, plugin, out=out, seed=seed, updates=updates)
+    if several(): from diffusionopd.parallel import together
+    r = together(read) if several() else read()
     from diffusionopd.runs import distill
     threads(cpu_threads)
     watch(distill(r, resume, said(), accept_changes), 'Distilling', r.updates, quiet)
@@ -444,11 +450,13 @@ def quieten():
 
 # %% ../nbs/25_cli.ipynb #ac2d3e4f
 def spin_briefly():
-    "Have the threads of torch fall asleep soon when they wait, unless the user has said how they shall wait."
+    "Have the threads of torch fall asleep soon when they wait, and its C++ code say errors only, unless the user wants it otherwise."
+    os.environ.setdefault('TORCH_CPP_LOG_LEVEL', 'ERROR')
     if 'OMP_WAIT_POLICY' not in os.environ: os.environ.setdefault('GOMP_SPINCOUNT', '1000')
 
-
 # %% ../nbs/25_cli.ipynb #b7d4f325
+ALONE = ('demo', 'teach', 'pretrain', 'sample', 'evaluate', 'report', 'init') # commands for one process
+
 def usage(
     e:Exception, # that typer raised
 )->str:          # one sentence; empty if it is no mistake in a command line
@@ -463,11 +471,14 @@ def main():
     spin_briefly()
     say = lambda text, colour: console.print(text, style=colour, highlight=False, markup=False, soft_wrap=True)
     if not sys.argv[1:]: sys.argv.append('--help')
-    try: code = app(standalone_mode=False, prog_name='diffusionopd')
+    try:
+        refuse(several() and sys.argv[1] in ALONE, f'{sys.argv[1]} is for one process, and {os.environ.get("WORLD_SIZE")} were started: run it without a launcher')
+        code = app(standalone_mode=False, prog_name='diffusionopd')
     except Exception as e:
         sentence, stopped = str(e) if isinstance(e, Refusal) else usage(e), type(e).__name__ == 'Stopped'
         if not sentence and not stopped: raise
-        say(f'Stopped by {e}' if stopped else f'Error: {sentence}', 'yellow' if stopped else 'red')
+        once = stopped or sys.argv[1] in ALONE or type(e).__name__ == 'Shared' or not isinstance(e, Refusal)
+        if speaks() or not once: say(f'Stopped by {e}' if stopped else f'Error: {sentence}', 'yellow' if stopped else 'red')
         sys.exit(e.code if stopped else 2)
-    if code == 130: say('Stopped.', 'yellow')
+    if code == 130 and speaks(): say('Stopped.', 'yellow')
     sys.exit(code)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REWARDS', 'JUDGEABLE', 'paint', 'reward', 'get_reward', 'as_term', 'judgeable', 'legible', 'score', 'bootstrap',
-           'Score', 'exam', 'judge', 'own_device', 'teacher_folder', 'named_models', 'sources_of', 'examine_all',
-           'evaluate', 'pictures', 'recovered', 'summary', 'table']
+           'Score', 'exam', 'marks', 'judge', 'own_device', 'teacher_folder', 'named_models', 'sources_of',
+           'examine_all', 'evaluate', 'pictures', 'recovered', 'summary', 'table']
 
 # %% ../nbs/17_evaluate.ipynb #10dfe579
 import math
@@ -169,6 +169,19 @@ def exam(
     "The questions of an evaluation: the same for every model."
     return [source(i, seed, split, wording) for i in range(n)], [seed_of('exam', source.key, seed, i) for i in range(n)]
 
+# %% ../nbs/17_evaluate.ipynb #60d45ded
+def marks(
+    bb:Backbone,     # paints
+    field:Field,     # who is examined
+    reward:Callable, # from `get_reward`
+    prompts:list,    # n captions
+    seeds:list,      # n integers
+    **sampler,       # steps, guidance, solver, eta: see `paint`
+)->tuple:            # images `(n, 3, h, w)` in [0, 1]; name -> float64 array `(n,)`
+    "Paint the questions of an exam, and have the pictures scored."
+    images = paint(bb, field, prompts, seeds, **sampler)
+    return images, score(reward, images, prompts)
+
 # %% ../nbs/17_evaluate.ipynb #dcd4fdac
 def judge(
     bb:Backbone,         # paints
@@ -181,13 +194,13 @@ def judge(
     seed:int=0,          # of prompts and noise
     wording:str='usual', # wording of the prompts
     see:Callable=None,   # gets model, task and images, if somebody wants to look
+    mark:Callable=marks, # paints and scores
     **sampler,           # steps, guidance, solver, eta: see `paint`
 )->Score:
     "Examine one model in one task."
     prompts, seeds = exam(source, n, seed, wording)
-    images = paint(bb, field, prompts, seeds, **sampler)
+    images, got = mark(bb, field, reward, prompts, seeds, **sampler)
     if see: see(model, task, images)
-    got = score(reward, images, prompts)
     mean = lambda k: float(got[k].mean()) if k in got else float('nan')
     s = dict(solver='euler', steps=10, guidance=1.) | sampler
     return Score(model, task, n, mean('score'), *bootstrap(got['score'], prompts), mean('strict'), mean('content'), wording,

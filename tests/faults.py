@@ -10,7 +10,7 @@ import argparse, json, os, random, shutil, signal, subprocess, sys, tempfile, ti
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
+import psutil, yaml
 
 from installed import SMALL, Installed, edit, lines, write
 
@@ -286,29 +286,30 @@ def numbers(lab, values=('nan', 'inf')):
         again = lab.opd.start(place, code=SICK.format(value=value, at=at, args=['--resume'])).end()
         yield case(f'{value} too often: stops with a checkpoint, resumed with a higher limit', refused(ended) and 'skip_limit' in ended.stderr and kept and not again.code)
 
-def launched(lab, place, *args):
-    "The run by two processes that accelerate launches."
+def launched(lab, place, *args, how=('--multi_gpu',)):
+    "The run by two processes that accelerate launches, and that talk by gloo."
     port = 20000+lab.rng.randrange(20000)
-    command = [sys.executable, '-m', 'accelerate.commands.launch', '--cpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no',
+    command = [sys.executable, '-m', 'accelerate.commands.launch', *how, '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no',
                '--main_process_port', str(port), '-m', 'diffusionopd', 'distill', 'recipe.yaml', '-q', *args]
-    return subprocess.Popen(command, cwd=place, env=dict(os.environ, OMP_NUM_THREADS='1'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    env = dict(os.environ, OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true')
+    return subprocess.Popen(command, cwd=place, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
 def processes(lab, n=2):
     "Two processes of one run, killed both at a random moment and resumed from another directory: the bytes of two that nobody killed."
-    whole = lab.fresh(batch=2)
-    assert launched(lab, whole).wait(300) == 0
-    for _ in range(n):
-        place = lab.fresh(batch=2)
-        process, target = launched(lab, place), lab.rng.randrange(1, lab.recipe['updates']-1)
-        while done(place) < target and process.poll() is None: time.sleep(.002)
-        os.killpg(process.pid, signal.SIGKILL); process.wait()
-        there = lab.folder/f'moved-{lab.count}'
-        place.rename(there)
-        code = launched(lab, there, '--resume').wait(300)
-        whole_lab = lab.whole
-        lab.whole = whole
-        yield case('two processes (gloo), killed, moved, resumed', not code and lab.same(there), updates=target)
-        lab.whole = whole_lab
+    for name, how in ('DDP', ('--multi_gpu',)), ('FSDP2', ('--use_fsdp', '--fsdp_version', '2')):
+        whole, alone = lab.fresh(batch=3), lab.whole
+        assert launched(lab, whole, how=how).wait(300) == 0
+        for _ in range(n):
+            place = lab.fresh(batch=3)
+            process, target = launched(lab, place, how=how), lab.rng.randrange(1, lab.recipe['updates']-1)
+            while done(place) < target and process.poll() is None: time.sleep(.002)
+            for p in [*psutil.Process(process.pid).children(recursive=True), process]: p.kill() # a launcher's children have a session of their own
+            process.wait()
+            there = lab.folder/f'moved-{lab.count}'
+            place.rename(there)
+            code, lab.whole = launched(lab, there, '--resume', how=how).wait(300), whole
+            yield case(f'two processes ({name}, gloo), killed, moved, resumed', not code and lab.same(there), updates=target)
+            lab.whole = alone
 
 FAULTS = dict(kills=kills, saves=saves, signals=signals, disks=disks, closed=closed, damage=damage, crowds=crowds, clocks=clocks, outsiders=outsiders,
               numbers=numbers, processes=processes)

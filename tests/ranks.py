@@ -1,0 +1,63 @@
+"""What a process of several computes, for tests/test_parallel.py: gradients in float64, what was sent, whose rows."""
+import json, os
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from diffusionopd.backbones import load_backbone
+from diffusionopd.parallel import full_tensor, spread
+from diffusionopd.recipes import DistillRecipe
+from diffusionopd.trainer import collect, examine, open_run, round_batch, step, summarise
+
+FULL = dict(student=dict(kind='full'), optimiser=dict(lr=1e-4))
+CASES = dict(
+    guided=dict(batch=3, micro_batch=2, rollout=dict(steps=3, guidance=2.)), # rows that two and four processes cannot share evenly
+    drawn=dict(batch=4, rollout=dict(steps=4, solver='flow_sde', eta=.7), loss=dict(query='random', k=2)),
+    turns=dict(batch=2, schedule='alternate', rollout=dict(steps=2)),        # four processes: two of them have no row of their own
+    beyond=dict(batch=3, micro_batch=3, rollout=dict(steps=2), loss=dict(lam=1.2)),
+    full=FULL | dict(batch=3, rollout=dict(steps=2), loss=dict(anchor=.1)))
+
+def recipe(base, teachers, **kw):
+    tasks = {t: dict(prompts=f'embedded:{t}', teacher=path, reward='embedded', weight=w) for (t, path), w in zip(teachers.items(), (1., 3.))}
+    plain = {} if kw.get('student', {}).get('kind') == 'full' else dict(student=dict(rank=4))
+    return DistillRecipe(**dict(model=base, tasks=tasks, updates=4, trackers=[], evaluation=dict(every=0, n=5, final=0, steps=2)) | plain | kw)
+
+def away(run):
+    "Move the student a little away from the start, the same in every process."
+    with torch.no_grad():
+        for k, p in run.params.items():
+            p.add_(spread(.02*torch.randn(p.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(len(k))).to(p.dtype), p))
+    return run
+
+def sent(run):
+    "Have DDP count the bytes that a process sends."
+    out, world = [], run.accelerator.num_processes
+    def meet(state, bucket):
+        out.append(bucket.buffer().nbytes)
+        return torch.distributed.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda f: f.value()[0]/world)
+    if run.joint.kind == 'ddp': run.joint.net.register_comm_hook(None, meet)
+    return out
+
+def case(name, base, teachers, out, dtype):
+    r = recipe(base, teachers, **CASES[name])
+    run = away(open_run(r, load_backbone(base, dtype)))
+    acc, bytes_sent = run.accelerator, sent(run)
+    b = round_batch(r, run.sources, 1, acc.process_index, acc.num_processes)
+    seen, norm = collect(run, b)
+    grads = {k: full_tensor(p.grad).clone() for k, p in run.params.items()}
+    told = summarise(seen, 1, acc=acc)
+    for _ in range(2): step(run)
+    weights = {f'after/{k}': full_tensor(p.detach()).clone() for k, p in run.params.items()}
+    scores = [[s.task, s.n, s.score, s.strict, s.low, s.high] for s in examine(run, 5)]
+    save_file({k: v.contiguous() for k, v in (grads | weights).items()}, out/f'{name}-{acc.process_index}.safetensors')
+    rows = [row for row in zip(b.tasks, b.prompts, b.seeds, b.weights)]
+    (out/f'{name}-{acc.process_index}.json').write_text(json.dumps(dict(kind=run.joint.kind, norm=norm, told=told, rows=rows, sent=sum(bytes_sent),
+        trained=sum(p.nbytes for p in run.params.values()), scores=scores, world=acc.num_processes)))
+
+def main(rank, world, port, out, base, teachers, names, dtype='float64', fsdp=False):
+    ids = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=world, LOCAL_WORLD_SIZE=world, MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
+    os.environ.update({k: str(v) for k, v in ids.items()} if world > 1 else {}, ACCELERATE_USE_CPU='true', TORCH_CPP_LOG_LEVEL='ERROR')
+    if fsdp: os.environ.update(ACCELERATE_USE_FSDP='true', FSDP_VERSION='2')
+    Path(out).mkdir(exist_ok=True)
+    for name in names: case(name, base, teachers, Path(out), getattr(torch, dtype))
