@@ -38,6 +38,7 @@ def clause(
     refuse(not good, f'{where}: position is a pair such as ["left of", 0], of {", ".join(PLACES)} and the number of a clause before, not {place!r}')
     return entry
 
+# %% ../nbs/12d_composition.ipynb #b1acbc6e
 def clauses(
     metadata:dict, # of a prompt
     prompt:str='', # for messages
@@ -57,6 +58,7 @@ class Thing:
     score: float # of the detector, 0 to 1
     box: tuple   # left, top, right, bottom in pixels
 
+# %% ../nbs/12d_composition.ipynb #ffdf86da
 def overlap(
     a:tuple, # box
     b:tuple, # box
@@ -66,6 +68,7 @@ def overlap(
     both = area(*(f(p, q) for f, p, q in zip((max, max, min, min), a, b)))
     return both/max(area(*a)+area(*b)-both, 1e-9)
 
+# %% ../nbs/12d_composition.ipynb #b17d6fd9
 def distinct(
     things:list,    # of `Thing`
     most:float=.5,  # overlap of two objects of a class
@@ -104,6 +107,7 @@ def meets(
     place, other = entry['position'][0], before[entry['position'][1]]
     return right, bool(other) and all(place in relations(t.box, o.box) for t in found for o in other)
 
+# %% ../nbs/12d_composition.ipynb #06c288b4
 def composition(
     things:dict,   # class -> list of `Thing`, best first, from `distinct`
     metadata:dict, # in GenEval's format
@@ -135,6 +139,7 @@ def named(
     by_length = sorted(names, key=len, reverse=True)
     return [next((n for n in by_length if n.lower()==text), next((n for n in by_length if n.lower() in text), None)) for text in found]
 
+# %% ../nbs/12d_composition.ipynb #60b2e6e5
 def find(
     net:nn.Module,   # of `DETECTORS`
     processor,       # its own
@@ -165,6 +170,7 @@ def cut(
     (y, y2), (x, x2) = ((int(np.clip(lo, 0, n-1)), int(np.clip(hi, 1, n))) for lo, hi, n in ((t, b, picture.shape[1]), (l, r, picture.shape[2])))
     return picture[:, y:max(y+1, y2), x:max(x+1, x2)]
 
+# %% ../nbs/12d_composition.ipynb #5b024eec
 def pixel_colour(
     picture:Tensor, # `(3, h, w)` uint8
     thing:Thing,    # in it
@@ -206,6 +212,7 @@ def painter(
     if judges.clip is None: return lambda t: pixel_colour(picture, t)
     return lru_cache(None)(lambda t: clip_colours(judges.clip, eyes, picture, [t])[0])
 
+# %% ../nbs/12d_composition.ipynb #1388ee63
 def share_of(
     value,     # as a text
     name:str,  # of a setting

@@ -30,6 +30,7 @@ def encoders(
     "The text encoders of a pipeline."
     return {k: m for k, m in sorted(bb.pipe.components.items()) if k.startswith('text_encoder') and isinstance(m, nn.Module)}
 
+# %% ../nbs/16b_embeddings.ipynb #5232510c
 def bits(
     tensors, # pairs of name and tensor, in an order of their own
 )->str:      # 64 hex digits
@@ -50,6 +51,7 @@ def vocabulary(
     own = fast.to_str() if hasattr(fast, 'to_str') else json.dumps(t.get_vocab(), sort_keys=True)
     return f'{type(t).__name__} {own} {getattr(t, "model_max_length", "")} {getattr(t, "chat_template", "")}'
 
+# %% ../nbs/16b_embeddings.ipynb #ecbd9c2e
 def encoder_hash(
     bb:Backbone, # a wrapped pipeline
 )->str:          # 16 hex digits
@@ -74,6 +76,7 @@ def flat(
         out[f'{k}[]' if single else k] = (c[0] if single else c).detach().cpu().contiguous()
     return out
 
+# %% ../nbs/16b_embeddings.ipynb #41d6151f
 def unflat(
     tensors:dict, # from `flat`
     device,       # where the row goes
@@ -102,6 +105,7 @@ def keep(
         with suppress(OSError): draft.unlink()
         logger.warning(f'an embedding could not be kept in {file.parent}: {e}')
 
+# %% ../nbs/16b_embeddings.ipynb #f32a2aa3
 def kept(
     file:Path, # perhaps there
     key:str,   # whose it should be
@@ -124,6 +128,7 @@ def joined(
     if isinstance(first, Mapping): return {k: joined([r[k] for r in rows]) for k in first}
     return torch.cat(rows) if torch.is_tensor(first) else [c for r in rows for c in r]
 
+# %% ../nbs/16b_embeddings.ipynb #7a3acff6
 @contextmanager
 def at_work(
     bb:Backbone,  # its encoders are wanted

@@ -95,6 +95,7 @@ def tidy(
     except UnicodeEncodeError: refuse(True, f'{where}: {what} holds half of a character, {text[:40]!a}')
     return text
 
+# %% ../nbs/16_prompts.ipynb #6160d40f
 def prompt_of(
     row:dict,     # a prompt and more
     where:str,    # for messages
@@ -173,7 +174,7 @@ class Source:
         lines = self.sides[split]
         return lines[order(len(lines), seed, index//len(lines))[index % len(lines)]]
 
-# %% ../nbs/16_prompts.ipynb #f74775db
+# %% ../nbs/16_prompts.ipynb #51ee65cf
 def named_file(
     name:str,   # a file, with settings after commas
     folder='.', # relative files are looked for here
@@ -187,6 +188,7 @@ def named_file(
     if odd: refuse(True, f'{name!r}: unknown setting {odd[0]!r}: {nearest(odd[0], ("column", "negative", "split"))}')
     return Path(folder)/Path(head).expanduser(), settings
 
+# %% ../nbs/16_prompts.ipynb #f74775db
 def prompt_source(
     name:str,   # `embedded:TASK`, a text file, a table or a dataset, see `read_prompts`
     folder='.', # relative files are looked for here
