@@ -14,11 +14,9 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from time import perf_counter
-import numpy as np
-import torch
+import numpy as np, torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType, ProjectConfiguration, gather_object
@@ -181,8 +179,7 @@ class Run:
     params: dict             # name -> trained parameter
     opt: torch.optim.Optimizer; rate: torch.optim.lr_scheduler.LambdaLR
     ema: EMAModel            # average of the parameters, None if the recipe wants none
-    hashes: dict             # task -> hash of its teacher's weights
-    base: str = ''           # hash of the base's weights
+    hashes: dict; base: str = '' # task -> hash of its teacher's weights; hash of the base's weights
     joint: Joint = Joint('alone', None) # how the processes of the run train one network
     rewards: dict = field(default_factory=dict) # task -> its `Spared` reward, for tasks that have one
     skipped: int = 0         # updates left out so far
@@ -554,7 +551,7 @@ def examine(
 )->list:                 # of `Score`, for tasks with a reward that answers
     "Score the averaged student on held-out prompts. Before the first update, a reward of the wrong form is a `Refusal`."
     r, e, out = run.recipe, run.recipe.evaluation, []
-    f, how = student_field(run.bb, r), dict(steps=e.steps, guidance=r.rollout.guidance, batch=e.batch, mark=partial(marks_of_all, run.accelerator))
+    f, how = student_field(run.bb, r), dict(steps=e.steps, guidance=r.rollout.guidance, batch=e.batch, mark=lambda *args, **kw: marks_of_all(run.accelerator, *args, **kw))
     with averaged(run), run.accelerator.autocast(), own_randomness('examine', r.seed, run.update):
         for t, ask in run.rewards.items():
             try: out.append(judge(run.bb, 'student', f, t, run.sources[t], ask, n, e.seed, **how))

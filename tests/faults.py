@@ -6,7 +6,7 @@
 
 `test_faults.py` does a few cases of each.
 """
-import argparse, json, os, random, shutil, signal, subprocess, sys, tempfile, time
+import argparse, json, os, random, shutil, signal, socket, subprocess, sys, tempfile, time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -288,13 +288,13 @@ def numbers(lab, values=('nan', 'inf')):
 
 def launched(lab, place, *args, how=('--multi_gpu',)):
     "The run by two processes that accelerate launches, and that talk by gloo."
-    port = 20000+lab.rng.randrange(20000)
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
     command = [sys.executable, '-m', 'accelerate.commands.launch', *how, '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no',
                '--main_process_port', str(port), '-m', 'diffusionopd', 'distill', 'recipe.yaml', '-q', *args]
     env = dict(os.environ, OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true')
     return subprocess.Popen(command, cwd=place, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
-def processes(lab, n=2):
+def processes(lab, n=5):
     "Two processes of one run, killed both at a random moment and resumed from another directory: the bytes of two that nobody killed."
     for name, how in ('DDP', ('--multi_gpu',)), ('FSDP2', ('--use_fsdp', '--fsdp_version', '2')):
         whole, alone = lab.fresh(batch=3), lab.whole
@@ -308,7 +308,7 @@ def processes(lab, n=2):
             there = lab.folder/f'moved-{lab.count}'
             place.rename(there)
             code, lab.whole = launched(lab, there, '--resume', how=how).wait(300), whole
-            yield case(f'two processes ({name}, gloo), killed, moved, resumed', not code and lab.same(there), updates=target)
+            yield case(f'two processes ({name}, gloo), killed, moved, resumed', not code and lab.same(there), updates=target, code=code)
             lab.whole = alone
 
 FAULTS = dict(kills=kills, saves=saves, signals=signals, disks=disks, closed=closed, damage=damage, crowds=crowds, clocks=clocks, outsiders=outsiders,

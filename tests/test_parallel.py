@@ -54,7 +54,7 @@ def far(a, b):
     "Largest difference of an element, over the largest element of its tensor."
     return max(float((a[k]-b[k]).abs().max()/b[k].abs().max().clamp(min=1e-12)) for k in b)
 
-TOLERANCE = dict(float64=1e-6, float32=1e-3) # of gradients. Adam divides by a gradient's size, so what follows is looser by as much as it is small
+TOLERANCE = dict(float64=1e-6, float32=1e-5) # of gradients, norms and numbers of the log; weights are looked at in float64, since Adam divides by the size of a gradient
 
 @pytest.mark.parametrize('fsdp,world,dtype', [(False, 2, 'float64'), (True, 2, 'float64'), (False, 4, 'float64'), (True, 4, 'float64'), (False, 2, 'float32'), (True, 2, 'float32')])
 def test_as_one(opd, model, alone, tmp_path, record_property, fsdp, world, dtype):
