@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['BACKBONES', 'LATER', 'digest', 'net_hash', 'stored_hash', 'cast', 'in_dtype', 'grid', 'times', 'Backbone', 'scale',
-           'sides', 'pixels', 'resize', 'unscaled', 'decoded', 'backbone_for', 'PixelBackbone', 'SD3Backbone', 'leaves',
-           'conforming', 'family_of', 'make_backbone', 'asset', 'find_model', 'load_pipeline', 'load_backbone']
+           'sides', 'pixels', 'resize', 'unscaled', 'decoded', 'backbone_for', 'PixelBackbone', 'SD3Backbone',
+           'negatives', 'heeds', 'leaves', 'conforming', 'family_of', 'make_backbone', 'asset', 'find_model',
+           'load_pipeline', 'load_backbone']
 
 # %% ../nbs/14_backbones.ipynb #0a2659d4
 import hashlib, importlib, json, math
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from functools import reduce
 from importlib import resources
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .errors import Refusal, nearest, refuse
-from .fields import Field, guided, has_rows, per_row
+from .fields import Field, guided, has_rows, join, per_row
 from .kernels import make_kernels
 from .paths import dynamic_mu, scheduler_grid
 from .pipeline import PixelPipeline, check_captions
@@ -132,7 +134,7 @@ class Backbone:
     def velocity(self, net, x:Tensor, sigma, cond)->Tensor: return in_dtype(self.predict, net, x, sigma, cond)
     def start(self, generators)->Tensor: return prior(self.latent_shape(), generators, device=self.device) # `(b, ...)`, one generator a row
     def kernels(self, solver:str, steps:int, eta:float=0.)->tuple: return make_kernels(solver, self.sigmas(steps), eta)
-    def unprompted(self)->dict: return self.encode([''])                           # condition of one row, for guidance
+    def unprompted(self, against=('',))->dict: return self.encode(list(against))   # negative prompts, or none -> condition, for guidance
     def guided(self, field:Field, scale:float)->Field: return field if scale==1 else guided(field, scale, self.unprompted())
     def request(self, **asked)->dict: return dict(asked, **pixels(self))           # arguments of the pipeline's own call for the same picture
     def seen(self, x:Tensor, kernel)->Tensor: return x                             # the pipeline's state after a step, in our units
@@ -234,6 +236,27 @@ class SD3Backbone(Backbone):
     def predict(self, net, x, sigma, cond):
         return net(x, encoder_hidden_states=cond['states'], pooled_projections=cond['pooled'], timestep=1000*sigma, return_dict=False)[0]
     def decode(self, x): return decoded(self.pipe.vae, unscaled(self.pipe.vae, x))
+
+# %% ../nbs/14_backbones.ipynb #2ca69fb1
+def negatives(
+    bb:Backbone,  # reads them
+    prompts:list, # b texts, some with a `negative` that is not empty
+)->dict:          # `negative` -> condition with b rows; nothing where no prompt has one
+    "What a condition must bring for negative prompts to count."
+    texts = [getattr(p, 'negative', '') for p in prompts]
+    if not any(texts): return {}
+    known = {t: bb.unprompted([t]) if t else bb.unprompted() for t in dict.fromkeys(texts)}
+    return dict(negative=reduce(join, [known[t] for t in texts]))
+
+def heeds(
+    bb:Backbone, # any
+)->bool:         # does its guidance have an unconditional branch?
+    "Can this family be led away from something?"
+    rows = []
+    def spy(x, sigma, cond): rows.append(len(x)); return x
+    try: bb.guided(spy, 2.)(bb.start([torch.Generator()]), .5, bb.encode(['']))
+    except Refusal: return False
+    return sum(rows) > 1
 
 # %% ../nbs/14_backbones.ipynb #51296da5
 def leaves(

@@ -185,9 +185,10 @@ def branches(
     x:Tensor, # `(b, ...)` states
     sigma,    # number or `(b,)`
     cond,     # condition
-    uncond,   # what replaces it, in one row or `b`; entries of `cond` that it does not name stay
+    uncond,   # what replaces it, in one row or `b`; entries of `cond` that it does not name stay, and its `negative` goes before
 )->tuple:     # unconditional and conditional answer, each `(b, ...)` float32 or wider
     "Both branches of guidance, from one call."
+    if isinstance(cond, Mapping) and 'negative' in cond: uncond, cond = cond['negative'], {k: c for k, c in cond.items() if k != 'negative'}
     refuse(isinstance(cond, Mapping) and not (isinstance(uncond, Mapping) and set(uncond) <= set(cond)),
            f'the unconditional condition must name entries of the condition, not {uncond if not isinstance(uncond, Mapping) else sorted(uncond)}')
     un = spread(uncond, len(x))

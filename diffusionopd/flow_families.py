@@ -196,7 +196,7 @@ class SanaBackbone(Backbone):
         long = default(self, 'complex_human_instruction') if instructed else None
         states, mask, *_ = self.pipe.encode_prompt(list(prompts), False, complex_human_instruction=long)
         return dict(states=states, mask=mask)
-    def unprompted(self): return self.encode([''], instructed=False)
+    def unprompted(self, against=('',)): return self.encode(list(against), instructed=False)
     def latent_shape(self): return (self.net.config.in_channels, *sides(self))
     def predict(self, net, x, sigma, cond):
         t = times(self.pipe.scheduler, sigma)*net.config.timestep_scale

@@ -125,8 +125,8 @@ class SDXLBackbone(Noise, Backbone):
         states, _, pooled, _ = self.pipe.encode_prompt(list(prompts), do_classifier_free_guidance=False)
         size = tuple(pixels(self).values())
         return dict(states=states, pooled=pooled, size=torch.tensor([[*size, 0, 0, *size]]*len(prompts), device=states.device, dtype=states.dtype))
-    def unprompted(self):
-        cond, zero = self.encode(['']), self.pipe.config.get('force_zeros_for_empty_prompt')
+    def unprompted(self, against=('',)):
+        cond, zero = self.encode(list(against)), not any(against) and self.pipe.config.get('force_zeros_for_empty_prompt')
         return {k: c*0 if zero and k!='size' else c for k, c in cond.items()}
     def predict(self, net, x, sigma, cond):
         told = dict(text_embeds=cond['pooled'], time_ids=cond['size'])

@@ -28,8 +28,10 @@ def executing(source):
         name, kw = called(n), {k.arg: ast.unparse(k.value) for k in n.keywords}
         if name in CALLS: yield name
         if name == 'yaml.load' and (len(n.args) < 2 or ast.unparse(n.args[1]) != 'Once'): yield 'yaml.load without the safe loader'
-        if name.endswith('from_pretrained') and kw.get('use_safetensors') not in ('True', 'use_safetensors'): yield f'{name} without use_safetensors'
+        if name.endswith('from_pretrained') and name.split('.')[0] not in WEIGHTLESS and kw.get('use_safetensors') not in ('True', 'use_safetensors'): yield f'{name} without use_safetensors'
         if kw.get('trust_remote_code', 'False') != 'False' or kw.get('allow_pickle', 'False') != 'False': yield f'{name} with trust'
+
+WEIGHTLESS = {'AutoConfig', 'AutoTokenizer', 'AutoImageProcessor', 'AutoProcessor'}  # JSON and text, no weights
 
 ALLOWED = {'pretrain.py': ['subprocess']}  # asks git for the commit
 
