@@ -83,7 +83,7 @@ def tidy(
 
 # %% ../nbs/21b_checkpoints.ipynb #2c53eae2
 FREE = ('plugins', 'model', 'preset', 'out', 'trackers', 'checkpoint_every', 'keep_last', 'keep_best', 'skip_limit', 'patience', 'evaluation',
-        'micro_batch', 'merge_teachers')
+        'micro_batch', 'merge_teachers', 'cache')
 
 def recipe_core(
     r:DistillRecipe, # settings
@@ -98,7 +98,7 @@ def origins(
     run:Run, # just opened
 )->dict:     # plain values
     "What a run is computed from, by hash: the base, the teachers, the prompts."
-    known = lambda s: hashlib.sha256(repr((s.task, s.lines)).encode()).hexdigest()[:16]
+    known = lambda s: hashlib.sha256(repr((s.task, s.key)).encode()).hexdigest()[:16]
     return dict(base=run.base, teachers=run.hashes, prompts={t: known(s) for t, s in run.sources.items()})
 
 # %% ../nbs/21b_checkpoints.ipynb #c8a55d98

@@ -23,9 +23,10 @@ from accelerate.utils import LoggerType, ProjectConfiguration, gather_object
 from diffusers.training_utils import EMAModel
 from torch import nn
 from .adapters import DIFFUSERS_FILE, PEFT_FILE, Manifest, adapter_field, adapter_parameters, add_lora, file_hash, gap, grid_note, load_adapter, merged, module_field, strip
-from .backbones import Backbone, load_backbone, resize
+from .backbones import Backbone, load_backbone, negatives, resize
 from .distill import one_pass
 from .divergence import divergence_map, kl_weight
+from .embeddings import encoders, remember
 from .errors import Failed, Refusal, nearest, refuse
 from .evaluate import exam, get_reward, judge, legible, paint, score, teacher_folder
 from .fields import Counted, Field, frozen
@@ -78,7 +79,7 @@ def condition(
     tasks:list,   # b labels
 )->dict:          # b rows
     "What every field of a run is told."
-    return dict(bb.encode(prompts), task=list(tasks), prompt=list(prompts))
+    return dict(bb.encode(prompts), **negatives(bb, prompts), task=list(tasks), prompt=list(prompts))
 
 # %% ../nbs/21_trainer.ipynb #218ee7a4
 def find_teacher(
@@ -250,6 +251,7 @@ def load_run(
     sources, found = look_up(r, teachers), {}
     with concerning('model'): bb = bb or load_backbone(r.model, getattr(torch, r.model_dtype), device)
     resize(bb, height=r.height, width=r.width, frames=r.frames)
+    if r.cache: remember(bb, r.cache)
     for t, s in r.tasks.items():
         with concerning(f'tasks.{t}.prompts'): legible(sources[t], bb, s.reward)
     with concerning('rollout'): kernels = bb.kernels(r.objective.solver, r.rollout.steps, r.objective.eta)
@@ -268,8 +270,9 @@ def settle(
 )->Backbone:         # the same
     "Put the networks of a run where they stay."
     if kind != 'fsdp': return bb
+    resting = [*encoders(bb).values()] if 'encode' in vars(bb) else [] # see `remember`
     for m in bb.pipe.components.values():
-        if isinstance(m, nn.Module) and m is not bb.net: m.to(acc.device)
+        if isinstance(m, nn.Module) and m is not bb.net and m not in resting: m.to(acc.device)
     shard(bb.net, acc)
     return bb
 
