@@ -30,14 +30,14 @@ def disturb(params, scale=.02, seed=1):
         for k, p in params.items():
             if 'lora_B' in k: p.copy_(scale*torch.randn(p.shape, generator=g))
 
-def embedded(merge=True, tasks=3, guidance=1., **more):
+def embedded(merge=True, tasks=3, guidance=1., steps=5, **more):
     "The demo's run: its base, its teachers (merged copies, or adapters; taken again under other names beyond three), its student."
     known = list(demo_recipe().tasks)
     names = [known[i % 3]+str(i//3 or '') for i in range(tasks)]
     of = {n: known[i % 3] for i, n in enumerate(names)}
     run = open_run(demo_recipe(merge_teachers=merge, trackers=[], tasks={
         n: dict(prompts=f'embedded:{t}', teacher=f'embedded:{t}', reward='embedded', guidance=guidance) for n, t in of.items()},
-        rollout=dict(steps=5, guidance=guidance), **more))
+        rollout=dict(steps=steps, guidance=guidance), **more))
     disturb(run.params)
     return run
 
