@@ -206,7 +206,7 @@ def hardware():
     return f'{name or platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s), torch {torch.__version__}, Python {platform.python_version()}'
 
 def rows(head, lines):
-    return '\n'.join(['| '+' | '.join(head)+' |', '|:--'+'|--:'*(len(head)-1)+'|', *('| '+' | '.join(map(str, l))+' |' for l in lines)])
+    return '\n'.join(['| '+' | '.join(map(str, head))+' |', '|:--'+'|--:'*(len(head)-1)+'|', *('| '+' | '.join(map(str, l))+' |' for l in lines)])
 
 def between(v, form='{:.2f}'): return f"{form.format(v[0])} ({form.format(v[1])}-{form.format(v[2])})"
 

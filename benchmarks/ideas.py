@@ -159,23 +159,23 @@ def teacher_formats(repeats):
     size = lambda nets: sum(p.numel()*p.element_size() for n in nets for p in n.parameters())
     for k, v in versus(run, way(nets), {k: way(n) for k, n in ways.items()}, repeats).items(): yield row(k, **v, weights=size(ways[k])/size(nets))
 
-@idea('`torch.compile` for the teachers and for the student.')
+@idea('`torch.compile` for a teacher and for the student, of one task.')
 def compiled(repeats):
-    run = embedded()
+    run = embedded(tasks=1)
     args, nets, plain = setting(run, 2), teacher_nets(run), run.bb.net
     usual = walker(run, *(lambda s, t: (s, routed(t)))(*raw(run, nets)), *args)
     before = dict(time=median(interleave({'': usual}, 3)['']), peak=peak(usual), g=gradient(run, usual))
     quick, took = [torch.compile(n, dynamic=False) for n in nets], {}
     student, teachers = raw(run, nets)
     half = walker(run, student, routed(raw(run, quick)[1]), *args)
-    took['teachers'] = seconds(half)
+    took['teacher'] = seconds(half)
     net = torch.compile(plain, dynamic=False)
     def fast(x, sigma, cond): # the adapter stays active: switching inside a compiled graph would compile again
         return run.bb.velocity(net, x, sigma, cond)
     whole = walker(run, fast, routed(raw(run, quick)[1]), *args)
-    with use(plain, 'student'): took['teachers and student'] = took['teachers']+seconds(whole)
-    taken = interleave({'usual': usual, 'teachers': half, 'teachers and student': whole}, repeats)
-    for k, f in (('teachers', half), ('teachers and student', whole)):
+    with use(plain, 'student'): took['teacher and student'] = took['teacher']+seconds(whole)
+    taken = interleave({'usual': usual, 'teacher': half, 'teacher and student': whole}, repeats)
+    for k, f in (('teacher', half), ('teacher and student', whole)):
         saved = median(taken['usual'])-median(taken[k])
         yield row(k, over(taken['usual'], taken[k]), peak(f)/before['peak'], apart(gradient(run, f), before['g']), compile_seconds=took[k],
                   pays_after_states=2*took[k]/saved if saved > 0 else None)
@@ -312,11 +312,7 @@ def overlap(repeats):
                 supervise(s, pulls, plan)[0].backward()
                 y = s.x_next
     way = lambda: walk('one pass', run, x, kernels, o, cond, seeds)
-    def two():
-        torch.set_num_threads(2)
-        try: way()
-        finally: torch.set_num_threads(1)
-    got = versus(run, way, {'teachers on a second thread': go, 'both cores for every operator': two}, repeats)
+    got = versus(run, way, {'teachers on a second thread': go}, repeats)
     for k, v in got.items(): yield row(k, **v)
 
 # Optimisers
@@ -348,7 +344,27 @@ def optimiser_forms(repeats):
 
 # Report
 
-VERDICTS = json.loads((Path(__file__).parent/'verdicts.json').read_text())
+VERDICTS = dict(
+    cfg_branches=('Kept', '`fields.branches` asks once. It pays most where a batch is too small to fill the machine; the difference of the gradient is rounding.'),
+    mixed_adapters=('Not kept', 'It beats switching, above all with few rows, but merged copies beat it: they have no adapter to run at all. `merge_teachers` is what to set where copies fit. '
+                    'Where they do not fit the network is large, its matrices take the time, and what mixing saves, calls and switches, is small beside them. PEFT offers it for inference only.'),
+    unconditional=('Not kept', 'One forward for all puts the teachers into the graph: twice the memory, and a backward over rows that have no gradient. '
+                   "Lending the student's unconditional answer to the teachers is fast and wrong: guidance multiplies the difference of the two, and the gradient is another one altogether."),
+    teacher_formats=('Not kept as a default', 'This processor has no fast bfloat16 for matrices of this size; half the weights is what remains, at the price of an error in the target. On accelerators `model_dtype` has it for the whole base. '
+                     'Channels last does nothing to a network of tokens.'),
+    compiled=('Not kept', 'Some gain, after a compilation that is longer than the demo needs for all its updates, and every other batch size compiles again. A user may compile a field of their own; nothing here prevents it.'),
+    checkpointing=('Kept as an option', "diffusers' `enable_gradient_checkpointing` works with one pass and gives the same gradient; it is for networks whose single state does not fit."),
+    offload=('Not kept', 'One pass holds one state at a time, and checkpointing takes most of the rest without a link.'),
+    early_stop=('Kept', 'Exact and free: `Plan.last` ends the walk.'),
+    random_steps=('Kept as an option', 'Unbiased, as the mean over all subsets shows. But cost falls more slowly than variance rises: counting the noise of prompts as well, a unit of computing buys less. It is for walks so long that an update is too dear.'),
+    coarse_rollout=('Not kept', "In one pass the walk's forwards are the supervised ones, so a rollout of fewer steps saves nothing unless fewer states are compared. With states in between it is slower, and biased; "
+                    'with fewer of both it is simply `rollout.steps`, biased against the finer grid but less than two rounds of prompts differ.'),
+    overlap=('Not kept', 'Two threads share what one process of two threads, or two processes, use without any code. It stays an idea for accelerators, where a large forward fills the device by itself.'),
+    optimiser_forms=('Not kept', 'An optimiser step is a small part of an update, of an adapter above all. Fused is the fastest and rounds differently. 8 bits save memory only where the whole network is trained, at an error in every step and several times the time on this processor.'))
+UNMEASURED = {"Teachers' forward during the student's backward on two streams": 'needs an accelerator; two threads of a processor stand above.',
+              'Activation offload, timed': 'needs an accelerator and its link; the bytes and the bandwidth that would hide them stand above.',
+              'float16 and float8 teachers': 'made for accelerators; not tried.',
+              'Paged optimisers': 'page between accelerator and host; bitsandbytes falls back to plain ones without.'}
 
 def show(r):
     "The numbers of one line beyond the common three."
@@ -365,8 +381,8 @@ def report(result):
         out += [f"## {name}", i['what'], rows(['variant', 'times as fast', 'peak memory', 'difference of the gradient', 'also'],
             [[r['what'], between(r['speed']) if r['speed'] else '', '' if r['memory'] is None else f"{r['memory']:.2f}", '' if r['difference'] is None else f"{r['difference']:.1e}", show(r)] for r in i['rows']]),
             f"**{v['kept']}.** {v['why']}"]
-    out += ['## Not measured', *(f'- {k}: {v}' for k, v in VERDICTS['unmeasured'].items())]
-    return '\n\n'.join(out[:-len(VERDICTS['unmeasured'])])+'\n\n'+'\n'.join(out[-len(VERDICTS['unmeasured']):])
+    out += ['## Not measured', *(f'- {k}: {v}' for k, v in UNMEASURED.items())]
+    return '\n\n'.join(out[:-len(UNMEASURED)])+'\n\n'+'\n'.join(out[-len(UNMEASURED):])
 
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -374,14 +390,14 @@ def main():
     a.add_argument('--repeats', type=int, default=5, help='of each timing')
     a.add_argument('--only', nargs='+', choices=IDEAS, default=list(IDEAS), help='some of them')
     a = a.parse_args()
-    result = dict(hardware=hardware(), repeats=a.repeats, ideas={}, unmeasured=VERDICTS['unmeasured'])
+    result = dict(hardware=hardware(), repeats=a.repeats, ideas={}, unmeasured=UNMEASURED)
     for name in a.only:
         what, f = IDEAS[name]
         say(name)
         start = time.perf_counter()
-        result['ideas'][name] = dict(what=what, rows=list(f(a.repeats)), verdict=VERDICTS.get(name, dict(kept='', why='')))
+        result['ideas'][name] = dict(what=what, rows=list(f(a.repeats)), verdict=dict(zip(('kept', 'why'), VERDICTS[name])))
         say(f'  {time.perf_counter()-start:.0f} s')
-    print(report(result))
     save(result, a.json)
+    print(report(result))
 
 if __name__ == '__main__': main()

@@ -160,7 +160,7 @@ def main():
     say('tasks'); tasks = time_tasks(a.repeats)
     r = dict(hardware=hardware(), repeats=a.repeats, worlds={n: describe(run) for n, run in runs.items()}, gradients=equal, time=times, memory=memory, update=update,
              tasks=tasks, operators=operators)
-    print(report(r))
     save(r, a.json)
+    print(report(r))
 
 if __name__ == '__main__': main()

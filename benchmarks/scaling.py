@@ -170,7 +170,7 @@ def main():
     say('passes'); p, switch = passes(a.repeats)
     say('processes'); found = [processes(n, a.repeats) for n in (2, 4)]
     r = dict(hardware=hardware(), repeats=a.repeats, base=BASE, sweeps=sweeps, passes=p, switch=switch, processes=found)
-    print(report(r))
     save(r, a.json)
+    print(report(r))
 
 if __name__ == '__main__': main()
