@@ -57,11 +57,7 @@ def switch(
     off:bool,             # bypass them all?
 ):
     "Set one layer's state; no parameter's wish for gradients changes."
-    if (layer.active_adapters, layer.disable_adapters)==(active, off): return
-    flags = [(p, p.requires_grad) for p in layer.parameters()]
-    if layer.disable_adapters != off: layer.enable_adapters(not off)
-    if layer.active_adapters != active: layer.set_adapter(active)
-    for p, wanted in flags: p.requires_grad_(wanted)
+    layer._active_adapter, layer._disable_adapters = list(active), off
 
 # %% ../nbs/15_adapters.ipynb #10eff069
 def strip(
