@@ -40,9 +40,9 @@ def gradient(run, f):
     clear(run); f()
     return {k: p.grad.clone() for k, p in run.params.items()}
 
-def versus(run, usual, others, repeats):
+def versus(run, usual, others, repeats, cpu=CPU):
     "Each other way beside the usual one: times as fast, peak against peak, difference of gradients."
-    taken = interleave({'usual': usual, **others}, repeats)
+    taken = interleave({'usual': usual, **others}, repeats, cpu)
     high, g = peak(usual), gradient(run, usual)
     return {k: dict(speed=over(taken['usual'], taken[k]), memory=peak(f)/high, difference=apart(gradient(run, f), g)) for k, f in others.items()}
 
@@ -168,12 +168,12 @@ def compiled(repeats):
     quick, took = [torch.compile(n, dynamic=False) for n in nets], {}
     student, teachers = raw(run, nets)
     half = walker(run, student, routed(raw(run, quick)[1]), *args)
-    took['teacher'] = seconds(half)
+    took['teacher'] = seconds(half, cpu=False)
     net = torch.compile(plain, dynamic=False)
     def fast(x, sigma, cond): # the adapter stays active: switching inside a compiled graph would compile again
         return run.bb.velocity(net, x, sigma, cond)
     whole = walker(run, fast, routed(raw(run, quick)[1]), *args)
-    with use(plain, 'student'): took['teacher and student'] = took['teacher']+seconds(whole)
+    with use(plain, 'student'): took['teacher and student'] = took['teacher']+seconds(whole, cpu=False)
     taken = interleave({'usual': usual, 'teacher': half, 'teacher and student': whole}, repeats)
     for k, f in (('teacher', half), ('teacher and student', whole)):
         saved = median(taken['usual'])-median(taken[k])
@@ -312,7 +312,7 @@ def overlap(repeats):
                 supervise(s, pulls, plan)[0].backward()
                 y = s.x_next
     way = lambda: walk('one pass', run, x, kernels, o, cond, seeds)
-    got = versus(run, way, {'teachers on a second thread': go}, repeats)
+    got = versus(run, way, {'teachers on a second thread': go}, repeats, cpu=False)
     for k, v in got.items(): yield row(k, **v)
 
 # Optimisers

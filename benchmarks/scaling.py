@@ -74,7 +74,7 @@ def timed(f, repeats):
     out = []
     for _ in range(repeats+1):
         dist.barrier()
-        t = torch.tensor(seconds(f))
+        t = torch.tensor(seconds(f, cpu=False))
         dist.all_reduce(t, dist.ReduceOp.MAX)
         out.append(float(t))
     return spread(out[1:])
