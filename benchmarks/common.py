@@ -198,7 +198,8 @@ def high_water(f):
 
 def fresh(script, *args):
     "The last line that a script prints in a process of its own, as JSON."
-    done = subprocess.run([sys.executable, script, *map(str, args)], capture_output=True, text=True)
+    env = os.environ | dict(MALLOC_MMAP_THRESHOLD_='131072') # glibc: what a tensor frees goes back to the system, so that residence is use and not history
+    done = subprocess.run([sys.executable, script, *map(str, args)], capture_output=True, text=True, env=env)
     if done.returncode: sys.exit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
 

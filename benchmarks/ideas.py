@@ -387,7 +387,7 @@ def report(result):
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument('--json', help='write every number to this file too')
-    a.add_argument('--repeats', type=int, default=5, help='of each timing')
+    a.add_argument('--repeats', type=int, default=3, help='of each timing')
     a.add_argument('--only', nargs='+', choices=IDEAS, default=list(IDEAS), help='some of them')
     a = a.parse_args()
     result = dict(hardware=hardware(), repeats=a.repeats, ideas={}, unmeasured=UNMEASURED)
