@@ -105,7 +105,7 @@ def mixed_adapters(repeats):
         ways = {'mixed batch': mixed_teachers(run), 'merged copies': merged_ones}
         got = versus(run, walker(run, run.student, run.target, *args), {k: walker(run, run.student, f, *args) for k, f in ways.items()}, repeats)
         weights = sum(p.numel()*p.element_size() for n in nets for p in n.parameters())
-        for k, v in got.items(): yield row(f'{k}, {3*batch} samples', **v, weights=weights if k == 'merged copies' else 0)
+        for k, v in got.items(): yield row(f'{k}, {3*batch} samples', **v, copies=weights if k == 'merged copies' else None)
 
 def joined(run, x, kernels, o, cond, seeds, teachers):
     "One pass whose teachers and student answer in one forward of mixed adapters, both branches of each: `teachers` are their names."
@@ -161,6 +161,7 @@ def teacher_formats(repeats):
 
 @idea('`torch.compile` for a teacher and for the student, of one task.')
 def compiled(repeats):
+    os.environ['TORCHINDUCTOR_FORCE_DISABLE_CACHES'] = '1' # a compilation by an earlier run does not count
     run = embedded(tasks=1)
     args, nets, plain = setting(run, 2), teacher_nets(run), run.bb.net
     usual = walker(run, *(lambda s, t: (s, routed(t)))(*raw(run, nets)), *args)
@@ -347,19 +348,19 @@ def optimiser_forms(repeats):
 VERDICTS = dict(
     cfg_branches=('Kept', '`fields.branches` asks once. It pays most where a batch is too small to fill the machine; the difference of the gradient is rounding.'),
     mixed_adapters=('Not kept', 'It beats switching, above all with few rows, but merged copies beat it: they have no adapter to run at all. `merge_teachers` is what to set where copies fit. '
-                    'Where they do not fit the network is large, its matrices take the time, and what mixing saves, calls and switches, is small beside them. PEFT offers it for inference only.'),
+                    'Where they do not fit the network is large, its matrices take the time, and what mixing saves, calls and switches, should be small beside them. PEFT offers it for inference only.'),
     unconditional=('Not kept', 'One forward for all puts the teachers into the graph: twice the memory, and a backward over rows that have no gradient. '
                    "Lending the student's unconditional answer to the teachers is fast and wrong: guidance multiplies the difference of the two, and the gradient is another one altogether."),
-    teacher_formats=('Not kept as a default', 'This processor has no fast bfloat16 for matrices of this size; half the weights is what remains, at the price of an error in the target. On accelerators `model_dtype` has it for the whole base. '
+    teacher_formats=('Not kept as a default', 'No gain in time from bfloat16 for matrices of this size on this processor; half the weights is what remains, at the price of an error in the target. On accelerators `model_dtype` has it for the whole base. '
                      'Channels last does nothing to a network of tokens.'),
-    compiled=('Not kept', 'Some gain, after a compilation that is longer than the demo needs for all its updates, and every other batch size compiles again. A user may compile a field of their own; nothing here prevents it.'),
+    compiled=('Not kept', 'Some gain, that pays for the compilation only after more states than either length of the demo has, and every other batch size compiles again. Nothing prevents a user from compiling a field of their own.'),
     checkpointing=('Kept as an option', "diffusers' `enable_gradient_checkpointing` works with one pass and gives the same gradient; it is for networks whose single state does not fit."),
     offload=('Not kept', 'One pass holds one state at a time, and checkpointing takes most of the rest without a link.'),
     early_stop=('Kept', 'Exact and free: `Plan.last` ends the walk.'),
     random_steps=('Kept as an option', 'Unbiased, as the mean over all subsets shows. But cost falls more slowly than variance rises: counting the noise of prompts as well, a unit of computing buys less. It is for walks so long that an update is too dear.'),
     coarse_rollout=('Not kept', "In one pass the walk's forwards are the supervised ones, so a rollout of fewer steps saves nothing unless fewer states are compared. With states in between it is slower, and biased; "
                     'with fewer of both it is simply `rollout.steps`, biased against the finer grid but less than two rounds of prompts differ.'),
-    overlap=('Not kept', 'Two threads share what one process of two threads, or two processes, use without any code. It stays an idea for accelerators, where a large forward fills the device by itself.'),
+    overlap=('Not kept', 'A second core gives less than it has; two processes, each with rows of its own, use it without any code. On an accelerator a large forward should fill the device by itself.'),
     optimiser_forms=('Not kept', 'An optimiser step is a small part of an update, of an adapter above all. Fused is the fastest and rounds differently. 8 bits save memory only where the whole network is trained, at an error in every step and several times the time on this processor.'))
 UNMEASURED = {"Teachers' forward during the student's backward on two streams": 'needs an accelerator; two threads of a processor stand above.',
               'Activation offload, timed': 'needs an accelerator and its link; the bytes and the bandwidth that would hide them stand above.',
@@ -371,8 +372,8 @@ def show(r):
     told = dict(compile_seconds='{:.0f} s to compile', pays_after_states='pays after {:.0f} states', bytes_saved='{:,} bytes saved for a backward', bytes_per_sample='{:,.0f} bytes a sample',
                 bandwidth_to_hide='{:.1e} bytes/s to hide both ways behind this machine', bias='mean over all subsets off by {:.0e}', deviation='deviation of the gradient by the draw {:.2f}',
                 deviation_of_a_round='by the prompts {:.2f}', cost='cost {:.2f}', variance_times_cost='variance x cost {:.2f} of all states', cosine='cosine {:.4f}',
-                cosine_between_rounds='cosine of two rounds {:.4f}', end_state='end states {:.3f} apart', step_seconds="torch's loop {:.4f} s", state_bytes='{:,} bytes of state', weights='weights {:,.2f}')
-    return '; '.join(told[k].format(v) for k, v in r.items() if k in told and v is not None and not (k == 'weights' and not v))
+                cosine_between_rounds='cosine of two rounds {:.4f}', end_state='end states {:.3f} apart', step_seconds="torch's loop {:.4f} s", state_bytes='{:,} bytes of state', weights='weights {:.2f}', copies='{:,} bytes of copies')
+    return '; '.join(told[k].format(v) for k, v in r.items() if k in told and v is not None)
 
 def report(result):
     out = [f"Hardware: {result['hardware']}."]
