@@ -134,7 +134,7 @@ def report(r):
         '**Time**, median (quartiles) of interleaved repeats', rows(['world', 'steps', 'one pass, s', 'reference loop, s', 'bare calls, s', 'reference over one pass', 'one pass over bare calls'],
             [[t['world'], t['steps'], *(between(t[k]) for k in ('one', 'two', 'floor', 'ratio', 'above'))] for t in r['time']]),
         '**Peak memory** above the loaded model, MiB: live tensors / whole process', rows(['world', 'steps', *WAYS],
-            [[w, s, *(f"{mib(at[w, h, s]['tensors'])} / {mib(at[w, h, s]['process'])}" if (w, h, s) in at else '' for h in WAYS)] for w in r['worlds'] for s in steps]),
+            [[w, s, *(f"{mib(at[w, h, s]['tensors'])} / {mib(at[w, h, s]['process'])}" if (w, h, s) in at else '' for h in WAYS)] for w in r['worlds'] for s in steps if (w, WAYS[0], s) in at]),
         f"**One update of the trainer** (embedded, {u['rows']} samples, {u['states']} states each), median (quartiles)", rows(['what', 'ms', 'over the calls alone'],
             [[k, between([1000*s for s in v['seconds']], '{:.1f}'), between(v['ratio'])] for k, v in u['jobs'].items()]),
         f"**Against the number of tasks** (embedded, {t['batch']} samples a task, {t['states']} states, teachers merged), an update in ms", rows(['tasks', *t['seconds']], [['ms', *(ms(v[0]) for v in t['seconds'].values())],
