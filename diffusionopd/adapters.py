@@ -57,10 +57,7 @@ def switch(
     off:bool,             # bypass them all?
 ):
     "Set one layer's state; no parameter's wish for gradients changes."
-    flags = [(p, p.requires_grad) for p in layer.parameters()]
-    if layer.disable_adapters != off: layer.enable_adapters(not off)
-    if layer.active_adapters != active: layer.set_adapter(active)
-    for p, wanted in flags: p.requires_grad_(wanted)
+    layer._active_adapter, layer._disable_adapters = list(active), off
 
 # %% ../nbs/15_adapters.ipynb #10eff069
 def strip(
@@ -176,7 +173,8 @@ def use(
     name,          # an adapter, or None for the bare base
 ):
     "Make one adapter active within a `with` block. Raises `Refusal` for an adapter that is not there."
-    layers, names = tuner_layers(net), adapter_names(net)
+    layers = tuner_layers(net)
+    names = sorted({n for m in layers for n in m.lora_A})
     refuse(name is not None and name not in names, f'the network has no adapter {name!r}: {nearest(name, names)}')
     before = [(m, m.active_adapters, m.disable_adapters) for m in layers]
     try:
