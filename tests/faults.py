@@ -292,13 +292,14 @@ def launched(lab, place, *args, how=('--multi_gpu',)):
     command = [sys.executable, '-m', 'accelerate.commands.launch', *how, '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no',
                '--main_process_port', str(port), '-m', 'diffusionopd', 'distill', 'recipe.yaml', '-q', *args]
     env = dict(os.environ, OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true')
-    return subprocess.Popen(command, cwd=place, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    with open(place/'launched.log', 'ab') as said: return subprocess.Popen(command, cwd=place, env=env, stdout=said, stderr=said, start_new_session=True)
 
 def processes(lab, n=5):
     "Two processes of one run, killed both at a random moment and resumed from another directory: the bytes of two that nobody killed."
     for name, how in ('DDP', ('--multi_gpu',)), ('FSDP2', ('--use_fsdp', '--fsdp_version', '2')):
         whole, alone = lab.fresh(batch=3), lab.whole
-        assert launched(lab, whole, how=how).wait(300) == 0
+        code = launched(lab, whole, how=how).wait(300)
+        assert not code, (code, (whole/'launched.log').read_text())
         for _ in range(n):
             place = lab.fresh(batch=3)
             process, target = launched(lab, place, how=how), lab.rng.randrange(1, lab.recipe['updates']-1)
