@@ -12,10 +12,9 @@ __all__ = ['weights_hash', 'Teacher', 'load_teacher', 'condition', 'find_teacher
 # %% ../nbs/21_trainer.ipynb #e3ac470b
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager; from time import perf_counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from time import perf_counter
 import numpy as np, torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
