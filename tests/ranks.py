@@ -5,9 +5,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from diffusionopd.backbones import load_backbone
-from diffusionopd.parallel import full_tensor, spread
+from accelerate import Accelerator
+from diffusionopd.adapters import adapter_field, adapter_parameters, add_lora
+from diffusionopd.backbones import load_backbone, make_backbone, resize
+from diffusionopd.miniatures import MINIATURES, miniature
+from diffusionopd.parallel import Joint, full_tensor, join, shard, shares, spread
 from diffusionopd.recipes import DistillRecipe
+from diffusionopd.rollout import seeded
 from diffusionopd.trainer import collect, examine, open_run, round_batch, step, summarise
 
 KINDS = dict(ddp={}, fsdp=dict(ACCELERATE_USE_FSDP='true', FSDP_VERSION='2'), deepspeed=dict(ACCELERATE_USE_DEEPSPEED='true', DS_ACCELERATOR='cpu'))
@@ -56,9 +60,53 @@ def case(name, base, teachers, out, dtype):
     (out/f'{name}-{acc.process_index}.json').write_text(json.dumps(dict(kind=run.joint.kind, norm=norm, told=told, rows=rows, sent=sum(bytes_sent),
         trained=sum(p.nbytes for p in run.params.values()), scores=scores, world=acc.num_processes)))
 
-def main(rank, world, port, out, base, teachers, names, dtype='float64', kind='ddp'):
+def process(rank, world, port, kind):
+    "Make this a process of several, as a launcher would."
     ids = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=world, LOCAL_WORLD_SIZE=world, MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
     os.environ.update({k: str(v) for k, v in ids.items()} if world > 1 else {}, ACCELERATE_USE_CPU='true', TORCH_CPP_LOG_LEVEL='ERROR')
     os.environ.update(KINDS[kind])
+
+def main(rank, world, port, out, base, teachers, names, dtype='float64', kind='ddp'):
+    process(rank, world, port, kind)
     Path(out).mkdir(exist_ok=True)
     for name in names: case(name, base, teachers, Path(out), getattr(torch, dtype))
+
+# One network of each family, shared by two processes
+
+def rows_of(cond, at):
+    "Some rows of a condition."
+    if isinstance(cond, dict): return {k: rows_of(c, at) for k, c in cond.items()}
+    return [cond[i] for i in at] if isinstance(cond, list) else cond[at]
+
+def made(name):
+    "A tiny pipeline of a family with two adapters, in float64."
+    size = 64 if name == 'sana' else 32
+    bb = make_backbone(miniature(name))
+    resize(bb, **{k: v for k, v in dict(height=16 if size == 32 else 64, width=size, frames=3).items() if k in bb.sizes})
+    bb.net.double()
+    for i, n in enumerate(('teacher', 'student')):
+        add_lora(bb, n, 4, seed=i, trainable=n == 'student')
+        with torch.no_grad():
+            for k, p in adapter_parameters(bb.net, n).items(): p.copy_(.1*torch.randn(p.shape, generator=torch.Generator().manual_seed(i+len(k))))
+    return bb
+
+def window(bb, joint, part):
+    "The student's gradient over two states of some of three rows, under guidance."
+    student, teacher = bb.guided(adapter_field(bb, 'student', True, joint.net), 2.), adapter_field(bb, 'teacher')
+    at, w = [i for i, _ in part], torch.tensor([w for _, w in part], dtype=torch.float64)
+    x, cond = bb.start(seeded([1, 2, 3]))[at], rows_of(bb.encode(['a fish', 'two red rings', 'a']), at)
+    for i, sigma in enumerate((.9, .5)):
+        with joint.scope(i == 1): (w*(student(x, sigma, cond)-teacher(x, sigma, cond)).square().flatten(1).mean(1)).mean().backward()
+    return {k: torch.zeros_like(full_tensor(p.detach())) if p.grad is None else joint.gradient(p) for k, p in adapter_parameters(bb.net, 'student').items()}
+
+def families(rank, world, port, out, kind):
+    "For each family, how far the gradient of several processes is from that of one."
+    process(rank, world, port, kind)
+    acc, found = Accelerator(cpu=True), {}
+    for name in MINIATURES:
+        alone, shared = made(name), made(name)
+        one = window(alone, Joint('alone', alone.net), shares(3, 0, 1))
+        if kind == 'fsdp': shard(shared.net, acc)
+        two = window(shared, join(shared.net, acc, kind), shares(3, rank, world))
+        found[name] = max(float((one[k]-two[k]).abs().max()/one[k].abs().max().clamp(min=1e-12)) for k in one)
+    (Path(out)/f'families-{rank}.json').write_text(json.dumps(found))

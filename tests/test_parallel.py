@@ -85,6 +85,15 @@ def test_as_one(opd, model, alone, tmp_path, record_property, kind, world, dtype
     record_property('largest relative difference', worst)
     print(f'{kind}, {world} processes, {dtype}: {worst:.1e}')
 
+@pytest.mark.parametrize('kind', ['ddp', 'fsdp'])
+def test_every_family(opd, tmp_path, kind):
+    "The networks of ten families, whole or sharded, give two processes the gradient of one; three rows are shared."
+    port = free_port()
+    code = f'import sys; sys.path.insert(0, {HERE!r}); import ranks; ranks.families(RANK, 2, {port}, {str(tmp_path)!r}, {kind!r})'
+    for process in [opd.start(tmp_path, code=code.replace('RANK', str(rank))) for rank in range(2)]: process.end().ok()
+    found = [json.loads((tmp_path/f'families-{rank}.json').read_text()) for rank in range(2)]
+    assert len(found[0]) >= 10 and all(distance < 1e-6 for f in found for distance in f.values()), found
+
 # Whole runs, as accelerate launches them
 
 def launch(folder, *args, world=2, fsdp=False, home=None, wait=True):
