@@ -83,7 +83,7 @@ def tidy(
 
 # %% ../nbs/21b_checkpoints.ipynb #2c53eae2
 FREE = ('plugins', 'model', 'preset', 'out', 'trackers', 'checkpoint_every', 'keep_last', 'keep_best', 'skip_limit', 'patience', 'evaluation',
-        'micro_batch', 'merge_teachers', 'cache')
+        'micro_batch', 'checkpointing', 'merge_teachers', 'cache')
 
 def recipe_core(
     r:DistillRecipe, # settings
@@ -142,7 +142,7 @@ def checkpoints(
     folder, # of a run
 )->list:    # paths, oldest first
     "The checkpoints of a run."
-    found = [p for p in Path(folder).glob('checkpoint-*') if p.name.split('-')[1].isdigit() and (p/'state.json').is_file()]
+    found = [p for p in Path(folder).glob('checkpoint-*') if p.name.split('-')[1].isdigit() and p.is_dir()]
     return sorted(found, key=lambda p: int(p.name.split('-')[1]))
 
 # %% ../nbs/21b_checkpoints.ipynb #e8f990d1
@@ -175,6 +175,7 @@ def save_checkpoint(
     with whole_folder(path) as aside:
         save_file(state, aside/'state.safetensors')
         (aside/'state.json').write_text(json.dumps(sealed(state_note(run) | dict(sha256=file_hash(aside/'state.safetensors'))), indent=1))
+        (aside/'state.safetensors').chmod((aside/'state.json').stat().st_mode) # safetensors keeps it to its owner
     prune(folder, run.recipe.keep_last, best)
     return path
 

@@ -227,6 +227,7 @@ class DistillRecipe(Method):
     updates: int = Setting(200, ge=1, description='optimiser steps')
     batch: int = Setting(8, ge=1, description='prompts of each task in a round')
     micro_batch: int | None = Setting(None, ge=1, description='samples in one forward; empty: all of them')
+    checkpointing: bool = Setting(False, description='compute the inside of each block again for the backward: slower, and takes much less memory')
     schedule: Literal['round', 'alternate'] = Setting('round', description='round: every task in every update; alternate: one task an update, in turn')
     merge_teachers: bool = Setting(False, description='hold each teacher as a merged copy instead of an adapter: faster, costs a copy each')
     seed: Seed = 0

@@ -32,7 +32,7 @@ from .fields import Counted, Field, frozen
 from .guards import Spared, logger, own_randomness
 from .kernels import Kernel, flow_sde
 from .objective import make_plan, make_target
-from .parallel import Joint, join, shard, shares, sharing, together, totals, united
+from .parallel import Joint, Shared, join, processes, shard, shares, sharing, together, totals, united
 from .pretrain import lr_share
 from .prompts import prompt_source
 from .recipes import DistillRecipe, concerning, load_plugins
@@ -162,6 +162,7 @@ def make_accelerator(
         refuse(t not in there, f'trackers: {t} is not installed: install it, or leave it out')
     out = Path(r.out).expanduser()
     place = ProjectConfiguration(str(out), str(out/'tensorboard'))
+    refuse(r.precision == 'fp16' and processes().device.type == 'cpu', "precision: 'fp16' wants a GPU: use 'bf16' on a CPU")
     try: return Accelerator(mixed_precision=r.precision, log_with=r.trackers or None, project_config=place)
     except ImportError as e: refuse(True, f'{" ".join(str(e).split())} (DeepSpeed: pip install diffusionopd[deepspeed])')
     except ValueError as e: refuse(True, f'precision: {r.precision!r} cannot be had here: {" ".join(str(e).split())}')
@@ -259,6 +260,7 @@ def load_run(
         with concerning(f'tasks.{t}.teacher'): found[t] = find_teacher(bb, t, r, (teachers or {}).get(t), place)
     copy = merged(bb, None) if wants_base(r) and r.student.kind == 'full' else None
     make_student(bb, r)
+    if r.checkpointing: bb.net.enable_gradient_checkpointing()
     return Loaded(sources, bb, kernels, found, copy and module_field(bb, place(copy) if place else copy))
 
 # %% ../nbs/21_trainer.ipynb #d8f4f016
@@ -288,7 +290,7 @@ def open_run(
     here = together(load_run, r, device, bb, teachers, place)
     bb = settle(here.bb, acc, kind)
     for t, teacher in here.teachers.items():
-        with concerning(f'tasks.{t}.teacher'): hired[t] = check_teacher(bb, t, r, teacher)
+        with concerning(f'tasks.{t}.teacher'): hired[t] = together(check_teacher, bb, t, r, teacher)
     target, base = open_target(bb, r, hired, here.base)
     params, o = student_parameters(bb, r), r.optimiser
     opt = torch.optim.AdamW(params.values(), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
@@ -347,7 +349,7 @@ def accumulate(
     plan = make_plan(r.objective, run.kernels, torch.Generator().manual_seed(seed_of('plan', r.seed, run.update)))
     weights = torch.tensor(b.weights, device=x.device)
     backward, scope = lambda loss: run.joint.backward(run.accelerator, share*loss), lambda end: run.joint.scope(last and end)
-    with run.accelerator.autocast():
+    with run.joint.autocast(run.accelerator):
         return list(one_pass(run.student, run.target, x, run.kernels, r.objective, cond, noise, backward, plan, scope, row_weights=weights))
 
 # %% ../nbs/21_trainer.ipynb #37d3900b
@@ -485,8 +487,8 @@ def skip(
     run.update, run.skipped = run.update+1, run.skipped+1
     run.rate = make_rate(run.opt, run.recipe, run.update)
     s = Skipped(run.update, run.skipped, **next(filter(None, gather_object([trouble(seen)])), {}))
-    refuse(run.skipped > run.recipe.skip_limit, f'{s}, which is more than skip_limit allows: '
-           'look at the teachers, start anew with a lower optimiser.lr, or go on with a higher skip_limit')
+    if run.skipped > run.recipe.skip_limit: # in all processes, since all have the same sums
+        raise Shared(f'{s}, which is more than skip_limit allows: look at the teachers, start anew with a lower optimiser.lr, or go on with a higher skip_limit')
     return s
 
 # %% ../nbs/21_trainer.ipynb #c2012582
@@ -556,7 +558,7 @@ def examine(
     "Score the averaged student on held-out prompts. Before the first update, a reward of the wrong form is a `Refusal`."
     r, e, out = run.recipe, run.recipe.evaluation, []
     f, how = student_field(run.bb, r), dict(steps=e.steps, guidance=r.rollout.guidance, batch=e.batch, mark=lambda *args, **kw: marks_of_all(run.accelerator, *args, **kw))
-    with averaged(run), run.accelerator.autocast(), own_randomness('examine', r.seed, run.update):
+    with averaged(run), run.joint.autocast(run.accelerator), own_randomness('examine', r.seed, run.update):
         for t, ask in run.rewards.items():
             try: out.append(judge(run.bb, 'student', f, t, run.sources[t], ask, n, e.seed, **how))
             except (Failed, Refusal) as why:
@@ -573,7 +575,7 @@ def exact_path(
     bb, r, out, rows = run.bb, run.recipe, {}, [c.rows for c in run.counters]
     kernels = run.kernels if all(k.std for k in run.kernels) else bb.kernels('flow_sde', len(run.kernels), .7)
     student, teacher = bb.guided(student_field(bb, r), r.rollout.guidance), lambda x, sigma, cond: answers(run.target, x, sigma, cond)[0][1]
-    with averaged(run), run.accelerator.autocast(), own_randomness('path', r.seed, run.update):
+    with averaged(run), run.joint.autocast(run.accelerator), own_randomness('path', r.seed, run.update):
         for t, source in run.sources.items():
             prompts, seeds = exam(source, n, r.evaluation.seed)
             g = torch.Generator().manual_seed(seed_of('path', r.evaluation.seed))

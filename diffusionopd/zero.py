@@ -33,7 +33,7 @@ def full(
     from deepspeed import utils
     return getattr(utils, f'safe_{how}_full_{what}')
 
-# %% ../nbs/20d_zero.ipynb #24e6e32b
+# %% ../nbs/20d_zero.ipynb #8eb60e06
 @dataclass(frozen=True)
 class Zero(Joint):
     "A network that processes train together, each with its part of what the optimiser keeps."
@@ -43,6 +43,7 @@ class Zero(Joint):
     def scope(self, last):
         self.engine.set_gradient_accumulation_boundary(last)
         yield
+    def autocast(self, acc): return torch.autocast(acc.device.type, torch.bfloat16, enabled=acc.mixed_precision == 'bf16') # which accelerate leaves to DeepSpeed
     def backward(self, acc, loss): self.engine.backward(loss)
     def clear(self, opt):
         self.engine.optimizer.zero_grad()
