@@ -181,3 +181,26 @@ def test_one_cannot_load(tmp_path):
     said = [line for line in err.splitlines() if line.startswith('Error: ')]
     assert code != 0 and len(said) == 1 and 'process 2 of 4: tasks.text.teacher: there is no adapter folder' in said[0] and '[rank' not in err, err
     assert not (tmp_path/'run').exists()
+
+STALE = """
+import os
+from diffusionopd.errors import refuse
+from diffusionopd.evaluate import REWARDS, reward
+plain = REWARDS['embedded']
+@reward('elsewhere')
+def elsewhere(images, prompts):
+    if os.environ.get('RANK') == '1' and elsewhere.asked: os._exit(9)
+    elsewhere.asked += 1
+    return plain(images, prompts)
+elsewhere.asked = 0
+"""
+
+def test_one_dies(tmp_path):
+    "A process that dies ends the others, with a sentence and a checkpoint."
+    (tmp_path/'stale.py').write_text(STALE)
+    small = edit(WHOLE, evaluation=dict(every=3, n=2, final=2, steps=2), checkpoint_every=0)
+    tasks = {t: dict(s, reward='elsewhere') for t, s in small['tasks'].items()}
+    write(tmp_path, dict(small, tasks=tasks, plugins=['stale.py']))
+    code, _, err = launch(tmp_path)
+    assert code != 0 and 'another process of this run ended' in err, err
+    assert (tmp_path/'run'/'checkpoint-000003').is_dir()                                 # which the main process saved by itself
