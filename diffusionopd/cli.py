@@ -476,7 +476,7 @@ def main():
         code = app(standalone_mode=False, prog_name='diffusionopd')
     except Exception as e:
         sentence, stopped = str(e) if isinstance(e, Refusal) else usage(e), type(e).__name__ == 'Stopped'
-        if several() and (type(e).__name__ == 'DistBackendError' or 'Connection closed by peer' in str(e)):
+        if several() and (type(e).__name__.startswith('Dist') or ' by peer' in str(e)):
             sentence = 'another process of this run ended: see what it said, and go on with --resume'
         if not sentence and not stopped: raise
         once = stopped or sys.argv[1] in ALONE or type(e).__name__ == 'Shared' or not isinstance(e, Refusal)
