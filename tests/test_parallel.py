@@ -189,7 +189,7 @@ from diffusionopd.evaluate import REWARDS, reward
 plain = REWARDS['embedded']
 @reward('elsewhere')
 def elsewhere(images, prompts):
-    if os.environ.get('RANK') == '1' and elsewhere.asked: os._exit(9)
+    if os.environ.get('RANK') == '1' and elsewhere.asked > 1: os._exit(9) # in the second evaluation
     elsewhere.asked += 1
     return plain(images, prompts)
 elsewhere.asked = 0
