@@ -56,7 +56,7 @@ def far(a, b):
 
 TOLERANCE = dict(float64=1e-6, float32=1e-5) # of gradients, norms and numbers of the log; weights are looked at in float64, since Adam divides by the size of a gradient
 
-@pytest.mark.parametrize('kind,world,dtype', [('ddp', 2, 'float64'), ('fsdp', 2, 'float64'), ('ddp', 4, 'float64'), ('fsdp', 4, 'float64'), ('ddp', 2, 'float32'), ('fsdp', 2, 'float32'), ('deepspeed', 2, 'float32')])
+@pytest.mark.parametrize('kind,world,dtype', [('ddp', 2, 'float64'), ('fsdp', 2, 'float64'), ('ddp', 4, 'float64'), ('fsdp', 4, 'float64'), ('fsdp', 2, 'float32'), ('deepspeed', 2, 'float32')])
 def test_as_one(opd, model, alone, tmp_path, record_property, kind, world, dtype):
     "Gradients, norms, rows, numbers of the log, weights after two updates, and scores are those of one process."
     if kind == 'deepspeed': pytest.importorskip('deepspeed')
@@ -85,7 +85,7 @@ def test_as_one(opd, model, alone, tmp_path, record_property, kind, world, dtype
     record_property('largest relative difference', worst)
     print(f'{kind}, {world} processes, {dtype}: {worst:.1e}')
 
-@pytest.mark.parametrize('kind', ['ddp', 'fsdp'])
+@pytest.mark.parametrize('kind', ['ddp', 'fsdp'] if os.environ.get('NIGHTLY') else ['fsdp'])
 def test_every_family(opd, tmp_path, kind):
     "The networks of ten families, whole or sharded, give two processes the gradient of one; three rows are shared."
     port = free_port()
