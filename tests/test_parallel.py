@@ -56,7 +56,10 @@ def far(a, b):
 
 TOLERANCE = dict(float64=1e-6, float32=1e-5) # of gradients, norms and numbers of the log; weights are looked at in float64, since Adam divides by the size of a gradient
 
-@pytest.mark.parametrize('kind,world,dtype', [('ddp', 2, 'float64'), ('fsdp', 2, 'float64'), ('ddp', 4, 'float64'), ('fsdp', 4, 'float64'), ('fsdp', 2, 'float32'), ('deepspeed', 2, 'float32')])
+SETTINGS = [('ddp', 2, 'float64'), ('fsdp', 2, 'float64'), ('ddp', 4, 'float64'), ('fsdp', 2, 'float32'), ('deepspeed', 2, 'float32')]
+NIGHT = [('fsdp', 4, 'float64'), ('ddp', 2, 'float32')] if os.environ.get('NIGHTLY') else [] # and all of them by equality.py
+
+@pytest.mark.parametrize('kind,world,dtype', SETTINGS+NIGHT)
 def test_as_one(opd, model, alone, tmp_path, record_property, kind, world, dtype):
     "Gradients, norms, rows, numbers of the log, weights after two updates, and scores are those of one process."
     if kind == 'deepspeed': pytest.importorskip('deepspeed')
@@ -129,7 +132,7 @@ def whole(opd, tmp_path_factory):
     opd.run(folder, 'distill', 'recipe.yaml', '-q').ok()
     return folder/'run'
 
-@pytest.mark.parametrize('world,fsdp', [(2, False), (4, True)])
+@pytest.mark.parametrize('world,fsdp', [(4, True)]+[(2, False)]*bool(os.environ.get('NIGHTLY'))) # the launch guide, which test_docs runs, has the other
 def test_launched(whole, tmp_path, world, fsdp):
     "`accelerate launch` makes one run of several processes, with one set of files; it says so once."
     write(tmp_path, WHOLE)
