@@ -75,17 +75,15 @@ def together(
         raise (Failed if spare else Shared)(why if len(bad) == len(told) and len(set(told)) == 1 else f'process {i} of {len(told)}: {why}')
     return result
 
-# %% ../nbs/20c_parallel.ipynb #a6ac316b
+# %% ../nbs/20c_parallel.ipynb #8f71d087
 def agree(
     found:dict,      # name -> what this process read, such as a hash
     acc:Accelerator, # knows the other processes
 ):
     "Refuse processes that read different things."
-    if acc.num_processes == 1: return
-    for i, other in enumerate(gather_object([found])):
-        odd = [k for k in found if other.get(k) != found[k]]
-        told = next(filter(None, gather_object([f'processes 0 and {i} do not read the same {odd[0]}' if odd and acc.process_index == 0 else ''])), '')
-        if told: raise Shared(f'{told}: give all machines the same files')
+    told = gather_object([found])
+    odd = [(i, k) for i, other in enumerate(told) for k in found if other.get(k) != told[0].get(k)]
+    if odd: raise Shared(f'processes 0 and {odd[0][0]} do not read the same {odd[0][1]}: give all machines the same files')
 
 # %% ../nbs/20c_parallel.ipynb #937beb1c
 def shares(
@@ -107,15 +105,14 @@ def united(
     world, per, flat = acc.num_processes, len(mine), gather_object(list(mine))
     return [flat[(i%world)*per+i//world] for i in range(n)]
 
-# %% ../nbs/20c_parallel.ipynb #7807b70b
+# %% ../nbs/20c_parallel.ipynb #e0fab03d
 def totals(
     numbers:dict,    # key -> a number of this process
     acc:Accelerator, # knows the other processes
 )->dict:             # key -> the sum over all
     "Sums over the processes, in one message."
     if acc.num_processes == 1: return dict(numbers)
-    device = acc.device if acc.device.type != 'mps' else 'cpu'
-    return dict(zip(numbers, acc.reduce(torch.tensor(list(numbers.values()), dtype=torch.float64, device=device), 'sum').tolist()))
+    return dict(zip(numbers, acc.reduce(torch.tensor(list(numbers.values()), dtype=torch.float64, device=acc.device), 'sum').tolist()))
 
 # %% ../nbs/20c_parallel.ipynb #0206fb9b
 def sharing(

@@ -7,9 +7,9 @@ from safetensors.torch import load_file
 
 import ranks
 from installed import SMALL, edit, lines, write
+from test_resume import WEIGHTS, log_of
 
 HERE = str(Path(__file__).resolve().parent)
-WEIGHTS = 'adapter_model.safetensors'
 
 def free_port():
     with socket.socket() as s:
@@ -108,8 +108,6 @@ def launch(folder, *args, world=2, fsdp=False, home=None, wait=True):
     env = dict(os.environ, ACCELERATE_USE_CPU='true', OMP_NUM_THREADS='1', HOMES=home or '')
     process = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     return (process.returncode, *outs) if wait and (outs := process.communicate(timeout=600)) else process
-
-def log_of(run): return [{k: v for k, v in r.items() if k not in ('seconds', 'elapsed')} for r in lines(run/'log.jsonl')]
 
 def alike(one, two):
     "Is a run of several processes that of one, to float32's rounding through some updates?"
