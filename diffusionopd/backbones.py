@@ -330,11 +330,12 @@ def find_model(
 def load_pipeline(
     name:str,                        # `embedded`, a folder, or a hub name
     dtype:torch.dtype=torch.float32, # of the weights in memory
+    without:tuple=(),                # components to leave out
 ):
     "Load a pipeline. Raises `Refusal` where there is none, or a broken one."
     what, cls = find_model(name)
     try:
-        without = {k: None for k, v in cls.load_config(what).items() if v==[None, None]}
+        without = {k: None for k, v in cls.load_config(what).items() if v==[None, None] or k in without}
         return cls.from_pretrained(what, dtype=dtype, use_safetensors=True, **without)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as e:
         away = '' if isinstance(what, Path) else ' from the Hugging Face hub, and there is no such folder here'
