@@ -461,7 +461,8 @@ def load_adapter(
     net, (config, state) = bb.net, read_adapter(folder, bb.component)
     m, file = read_manifest(folder), Path(folder)/PEFT_FILE
     refuse(m.base not in ('', bb.identity) and not any_base, f'{folder} was trained on base {m.base}, this one is {bb.identity}')
-    rank = min((v.shape[0] for k, v in state.items() if 'lora_A' in k), default=0)
+    ranks = [v.shape[0] for k, v in state.items() if 'lora_A' in k]
+    rank = max(ranks, key=ranks.count, default=0)
     refuse(rank==0, f'{folder} holds no LoRA tensors')
     refuse(config.get('r') not in (None, rank), f'{folder}: its settings say rank {config.get("r")}, its tensors have rank {rank}, so its strength is unknown')
     targets = config.get('target_modules') or sorted({k.rsplit('.lora_', 1)[0] for k in state})
