@@ -8,10 +8,10 @@ __all__ = ['OWN', 'TEACHERS', 'Teacher', 'leaves_of', 'condition', 'at_home', 'a
            'pipeline_teacher', 'network_teacher', 'Site', 'open_member', 'checked_fit', 'covered', 'find_teacher',
            'probe', 'check_teacher', 'check_apart']
 
-# %% ../nbs/18b_teachers.ipynb #e3cb3e0d
+# %% ../nbs/18b_teachers.ipynb #eca441a5
 import hashlib, json, math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -32,7 +32,7 @@ from .recipes import DistillRecipe, Member, Task
 from .rollout import seeded
 from .targets import between, masked
 
-# %% ../nbs/18b_teachers.ipynb #6817bf6b
+# %% ../nbs/18b_teachers.ipynb #a91dd587
 @dataclass(frozen=True)
 class Teacher:
     "Who teaches a task."
@@ -51,7 +51,7 @@ def leaves_of(
     "All who are asked."
     return [one for m in t.members for one in leaves_of(m)] if t.members else [t]
 
-# %% ../nbs/18b_teachers.ipynb #a06ebffd
+# %% ../nbs/18b_teachers.ipynb #45656ee3
 def condition(
     bb:Backbone,  # encodes
     prompts:list, # b captions
@@ -60,7 +60,7 @@ def condition(
     "What every field of a run is told."
     return dict(bb.encode(prompts), **negatives(bb, prompts), task=list(tasks), prompt=list(prompts))
 
-# %% ../nbs/18b_teachers.ipynb #1ecaf4f6
+# %% ../nbs/18b_teachers.ipynb #aba5ae9e
 def at_home(
     field:Field,   # of another backbone
     home:Backbone, # encodes
@@ -76,7 +76,7 @@ def at_home(
         return field(x, sigma, known[key])
     return ask
 
-# %% ../nbs/18b_teachers.ipynb #c6966e67
+# %% ../nbs/18b_teachers.ipynb #849ba4b8
 def asked(
     t:Teacher,      # alone, or several
     bb:Backbone,    # the student's
@@ -88,7 +88,7 @@ def asked(
     field = how(home, t.field, t.guidance) if how else home.guided(t.field, t.guidance)
     return at_home(field, home) if t.own_words else field
 
-# %% ../nbs/18b_teachers.ipynb #38504284
+# %% ../nbs/18b_teachers.ipynb #d6ef506d
 OWN, TEACHERS = ('base', 'student', 'average'), {}
 
 def register_teacher(
@@ -101,7 +101,7 @@ def register_teacher(
         return make
     return keep
 
-# %% ../nbs/18b_teachers.ipynb #1043184c
+# %% ../nbs/18b_teachers.ipynb #231c61a7
 def fetched(
     name:str, # a folder, `embedded:TASK`, or a hub name with perhaps a folder in it, `owner/model/folder`
 )->Path:      # a folder on this machine
@@ -128,7 +128,7 @@ def kind_of(
     refuse(True, f'{name!r} holds no teacher: neither an adapter ({PEFT_FILE} or {DIFFUSERS_FILE}), nor a pipeline (model_index.json), nor a network (config.json); '
                  'other formats, pickles among them, are not read')
 
-# %% ../nbs/18b_teachers.ipynb #776aec49
+# %% ../nbs/18b_teachers.ipynb #86100a3b
 def weights_hash(
     folder, # of an adapter
 )->str:     # sha256 of the file that `read_adapter` reads; empty if there is none
@@ -136,7 +136,7 @@ def weights_hash(
     files = [Path(folder)/f for f in (PEFT_FILE, DIFFUSERS_FILE)]
     return next((file_hash(f) for f in files if f.is_file()), '')
 
-# %% ../nbs/18b_teachers.ipynb #c0d92ae7
+# %% ../nbs/18b_teachers.ipynb #f687d482
 @dataclass(frozen=True)
 class Placing:
     "Where teachers with weights of their own are put."
@@ -157,7 +157,7 @@ def settled_net(
     if p.offload: return cpu_offload(net, torch.device(p.device), offload_buffers=True)
     return p.shard(net) if p.shard else net.to(p.device)
 
-# %% ../nbs/18b_teachers.ipynb #2638900e
+# %% ../nbs/18b_teachers.ipynb #105652a0
 def placing(
     t:Task,          # its settings for the teacher
     device='cpu',    # where it is asked
@@ -183,7 +183,7 @@ def adapter_teacher(
     bb.net.delete_adapters(name)
     return Teacher(module_field(bb, net), m.guidance, m, net=net)
 
-# %% ../nbs/18b_teachers.ipynb #58b1af52
+# %% ../nbs/18b_teachers.ipynb #1853801b
 def same_words(
     bb:Backbone, # the student's, from a folder
     folder,      # of another pipeline
@@ -196,7 +196,7 @@ def same_words(
     mine = {k for k in bb.pipe.components if k.startswith(('text_encoder', 'tokenizer')) and bb.pipe.components[k] is not None}
     return tuple(names) if names and alike and mine == set(names) else ()
 
-# %% ../nbs/18b_teachers.ipynb #d85ca89f
+# %% ../nbs/18b_teachers.ipynb #7ad0c0b7
 def home_of(
     bb:Backbone, # the student's
     folder,      # of a pipeline
@@ -213,7 +213,7 @@ def home_of(
     refuse(mine != its, f'its latents have the shape {its}, those of the run {mine}: a teacher must paint in the same latents')
     return home, not shared
 
-# %% ../nbs/18b_teachers.ipynb #1c013f0e
+# %% ../nbs/18b_teachers.ipynb #e3b88fc5
 def moved(
     home:Backbone, # another model's
     p:Placing,     # where its network goes
@@ -241,7 +241,7 @@ def pipeline_teacher(
     moved(home, p, cache if own_words else None)
     return Teacher(module_field(home, home.net), m.guidance, m, home, own_words, home.net)
 
-# %% ../nbs/18b_teachers.ipynb #b5e04971
+# %% ../nbs/18b_teachers.ipynb #84495ec5
 def network_teacher(
     bb:Backbone, # the student's; its network may be sharded
     folder,      # written by the network's `save_pretrained`
@@ -258,7 +258,7 @@ def network_teacher(
     net = settled_net(net, p)
     return Teacher(module_field(bb, net), 1., m, net=net)
 
-# %% ../nbs/18b_teachers.ipynb #91f8609f
+# %% ../nbs/18b_teachers.ipynb #533afbcd
 @dataclass(frozen=True)
 class Site:
     "What teachers are opened on."
@@ -267,6 +267,7 @@ class Site:
     own: Mapping              # `base`, `student` and `average` -> field
     device: object = 'cpu'    # where they are asked
     shard: Callable = None    # see `Placing`
+    opened: dict = field(default_factory=dict) # whole models that are there already
 
 def open_member(
     site:Site,
@@ -284,12 +285,15 @@ def open_member(
     elif kind == 'adapter':
         copied = r.merge_teachers or r.student.kind == 'full'
         return adapter_teacher(site.bb, nick, fetched(name), copied, p, 'base' in t.accept)
-    elif kind == 'pipeline': return pipeline_teacher(site.bb, fetched(name), r.rollout.steps, p, r.cache)
-    else: return network_teacher(site.bb, fetched(name), p)
+    else:
+        open_it = (lambda: pipeline_teacher(site.bb, fetched(name), r.rollout.steps, p, r.cache)) if kind == 'pipeline' else lambda: network_teacher(site.bb, fetched(name), p)
+        key = (name, p.dtype, p.offload)
+        if key not in site.opened: site.opened[key] = open_it()
+        return site.opened[key]
     refuse(p.offload or p.dtype is not None, f'{"offload" if p.offload else "teacher_dtype"} is for teachers with weights of their own, which {name!r} has not: leave it out')
     return made
 
-# %% ../nbs/18b_teachers.ipynb #16492d9b
+# %% ../nbs/18b_teachers.ipynb #af3b8aaa
 def checked_fit(
     t:Teacher,   # a leaf
     site:Site,
@@ -310,7 +314,7 @@ def covered(
     bare = [float(s) for s in sigmas if not any(float(m(None, float(s))) for m in masks)]
     refuse(bool(bare), f'no member is asked at the noise level {bare[0] if bare else 0:.3g}: widen above and upto')
 
-# %% ../nbs/18b_teachers.ipynb #f7a70c7f
+# %% ../nbs/18b_teachers.ipynb #d8b2fbb6
 def find_teacher(
     site:Site,
     task:str,   # its name
@@ -327,7 +331,7 @@ def find_teacher(
     who = hashlib.sha256(repr([(m.manifest.sha256, t.members[n].model_dump()) for n, m in members.items()]).encode()).hexdigest()
     return Teacher(manifest=Manifest('teacher', task, sha256=who), members=tuple(map(guided, members.values())), masks=masks)
 
-# %% ../nbs/18b_teachers.ipynb #82e54646
+# %% ../nbs/18b_teachers.ipynb #201bb8b9
 def probe(
     a:Field,     # one field
     b:Field,     # another
@@ -362,7 +366,7 @@ def check_teacher(
            'give one of them another guidance, or write accept: [zero_gap] in the task if the student starts there')
     return far
 
-# %% ../nbs/18b_teachers.ipynb #30c513cb
+# %% ../nbs/18b_teachers.ipynb #e2518b68
 def check_apart(
     teachers:Mapping, # task -> `Teacher`
     params:Iterable,  # what is trained
