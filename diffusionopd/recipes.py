@@ -57,6 +57,7 @@ class Member(Part):
         if self.above >= self.upto: raise ValueError(f'above {self.above:g} must lie below upto {self.upto:g}')
         return self
 
+# %% ../nbs/18_recipes.ipynb #bd95b0ab
 Dtype = Literal['float32', 'bfloat16', 'float16']
 Pass = Literal['schedule', 'base', 'latents', 'zero_gap'] # what a recipe may let pass
 

@@ -271,6 +271,7 @@ class Site:
     shard: Callable = None    # see `Placing`
     opened: dict = field(default_factory=dict) # whole models that are there already
 
+# %% ../nbs/18b_teachers.ipynb #8e738b28
 def open_member(
     site:Site,
     task:str, # name of the task
@@ -350,6 +351,7 @@ def probe(
     refuse(not math.isfinite(far), f'the teacher of task {task!r} gives answers that are not finite')
     return far
 
+# %% ../nbs/18b_teachers.ipynb #c1a21988
 def check_teacher(
     site:Site,
     task:str,        # its name
