@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PEFT_FILE', 'DIFFUSERS_FILE', 'tuner_layers', 'adapter_names', 'adapter_parameters', 'switch', 'strip', 'remove',
            'attempt', 'target_layers', 'inject', 'add_lora', 'use', 'adapter_field', 'module_field', 'merged',
-           'Manifest', 'check_manifest', 'jsonable', 'write_manifest', 'read_manifest', 'grid_note', 'file_hash',
-           'adapter_state', 'plain', 'save_layout', 'save_adapter', 'check_settings', 'read_settings', 'read_adapter',
-           'check_state', 'load_adapter', 'gap']
+           'Manifest', 'check_manifest', 'jsonable', 'write_manifest', 'read_manifest', 'grid_note', 'latents_of',
+           'latents_note', 'file_hash', 'adapter_state', 'plain', 'save_layout', 'save_adapter', 'check_settings',
+           'read_settings', 'read_adapter', 'check_state', 'load_adapter', 'gap']
 
 # %% ../nbs/15_adapters.ipynb #a68927de
 import copy, hashlib, inspect, json, math, re, warnings
@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .backbones import Backbone
+from .backbones import Backbone, net_hash
 from .errors import Refusal, nearest, refuse
 from .fields import Field
 
@@ -230,6 +230,7 @@ class Manifest:
     sha256: str = ''                           # of the weights file
     sigmas: tuple = ()                         # sigma grid of its rollouts
     solver: str = 'euler'                      # kernel of its rollouts
+    latents: dict = field(default_factory=dict) # of the space it paints in, see `latents_of`
     guidance: float = 1.                       # guidance scale it was trained with and wants to be asked with
     command: str = ''                          # what made it
     commit: str = ''                           # of the code that made it
@@ -247,7 +248,7 @@ def check_manifest(
     number = lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)
     is_ = lambda *kinds: lambda v: isinstance(v, kinds) and not isinstance(v, bool)
     rules = dict(sigmas=lambda v: isinstance(v, (list, tuple)) and all(map(number, v)), guidance=number, seed=is_(int), format=is_(int),
-                 config=is_(dict), scores=is_(dict))
+                 config=is_(dict), scores=is_(dict), latents=is_(dict))
     refuse(not isinstance(said, dict) or 'kind' not in said, f'{where} is not a manifest: it names no kind')
     refuse(is_(int)(said.get('format')) and said['format'] > 1, f'{where} is of format {said.get("format")}, written by a later version')
     known = {f.name: said[f.name] for f in fields(Manifest) if f.name in said}
@@ -294,6 +295,27 @@ def grid_note(
     curve = np.interp(np.linspace(0, 1, len(here)-1), np.linspace(0, 1, len(own)-1), own[:-1])
     if np.abs(curve-here[:-1]).max() <= atol: return ''
     return f'it was trained along another schedule ({short(own)}) than the one on which it is asked ({short(here)})'
+
+# %% ../nbs/15_adapters.ipynb #fb3d8855
+def latents_of(
+    bb:Backbone, # a wrapped pipeline
+)->dict:         # channels, what the network predicts, and of the autoencoder its hash, scale and shift; what JSON holds
+    "The space that a model paints in."
+    vae, how = getattr(bb.pipe, 'vae', None), getattr(getattr(bb.pipe, 'scheduler', None), 'config', {}).get('prediction_type', '')
+    said = dict(channels=bb.net.config.in_channels, predicts=how if how in ('epsilon', 'v_prediction', 'sample') else 'velocity')
+    if vae is None: return said
+    own = {k: vae.config.get(f'{k}_factor') for k in ('scaling', 'shift')}
+    rest = {k: vae.config.get(k) for k in ('latents_mean', 'latents_std')}
+    marks = hashlib.sha256(f'{net_hash(vae)} {rest if any(rest.values()) else ""}'.encode()).hexdigest()[:16]
+    return said | {k: v for k, v in own.items() if v is not None} | dict(autoencoder=marks)
+
+def latents_note(
+    there:dict, # from `latents_of`, or what a manifest says; empty where nothing is known
+    here:dict,  # of the run
+)->str:         # one sentence, or nothing
+    "Does a teacher paint in another space?"
+    odd = [k for k in there if there[k]!=here.get(k)]
+    return f'its latents have {odd[0]} {short(there[odd[0]])}, those of the run {short(here.get(odd[0]))}' if odd else ''
 
 # %% ../nbs/15_adapters.ipynb #867deb01
 def file_hash(
@@ -345,7 +367,7 @@ def save_adapter(
     bb:Backbone,         # whose network holds the adapter
     name:str,            # the adapter
     folder,              # is created
-    manifest:Manifest,   # what is known; hash and base are filled in
+    manifest:Manifest,   # what is known; hash, base and latents are filled in
     dtype=torch.float32, # of the stored weights
     state:dict=None,     # tensors as from `adapter_state`, in the place of those in the network
 )->Manifest:             # as written
@@ -357,7 +379,7 @@ def save_adapter(
     save_layout(bb, state, settings, folder)
     (folder/'adapter_config.json').write_text(json.dumps(dict(settings, peft_type='LORA'), indent=1, sort_keys=True)+'\n')
     for file in folder.glob('*.safetensors'): file.chmod((folder/'adapter_config.json').stat().st_mode) # safetensors keeps them to their owner
-    m = Manifest(**dict(asdict(manifest), base=bb.identity, sha256=file_hash(folder/PEFT_FILE)))
+    m = Manifest(**dict(asdict(manifest), base=bb.identity, latents=latents_of(bb), sha256=file_hash(folder/PEFT_FILE)))
     write_manifest(m, folder)
     return m
 
@@ -420,6 +442,8 @@ def check_state(
                           'a missing tensor would silently leave the base there')
     if odd: refuse(True, f'{where} holds {len(odd)} tensors that this network has no place for, the first {odd[0]!r}')
     for k, v in state.items():
+        r, want = ((t.shape[0] if 'lora_A' in k else t.shape[1]) if t.ndim > 1 else 0 for t in (v, wanted[k]))
+        refuse(r!=want, f'{where}: {k} has rank {r}, the adapter has rank {want}: all layers must have one rank')
         refuse(v.shape!=wanted[k].shape, f'{where}: {k} has shape {tuple(v.shape)}, expected {tuple(wanted[k].shape)}')
         refuse(not v.isfinite().all(), f'{where}: {k} has values that are not finite')
     zero = [k for k, v in state.items() if 'lora_B' in k and not v.any()]
@@ -437,8 +461,10 @@ def load_adapter(
     net, (config, state) = bb.net, read_adapter(folder, bb.component)
     m, file = read_manifest(folder), Path(folder)/PEFT_FILE
     refuse(m.base not in ('', bb.identity) and not any_base, f'{folder} was trained on base {m.base}, this one is {bb.identity}')
-    rank = min((v.shape[0] for k, v in state.items() if 'lora_A' in k), default=0)
+    ranks = [v.shape[0] for k, v in state.items() if 'lora_A' in k]
+    rank = max(ranks, key=ranks.count, default=0)
     refuse(rank==0, f'{folder} holds no LoRA tensors')
+    refuse(config.get('r') not in (None, rank), f'{folder}: its settings say rank {config.get("r")}, its tensors have rank {rank}, so its strength is unknown')
     targets = config.get('target_modules') or sorted({k.rsplit('.lora_', 1)[0] for k in state})
     with attempt(net, name):
         try: add_lora(bb, name, rank, config.get('lora_alpha', rank), targets, trainable=trainable)

@@ -115,6 +115,7 @@ class Backbone:
     probes = ('', 'two red rings to the left of a blue disc')        # captions of different lengths, to try `encode` with
     lora_targets = ('attn.to_q', 'attn.to_k', 'attn.to_v', 'attn.to_out.0',
                     'attn.add_q_proj', 'attn.add_k_proj', 'attn.add_v_proj', 'attn.to_add_out')
+    place = None                                                     # where a network is asked whose weights rest elsewhere
     sizes, height, width, frames, patch = ('height', 'width'), None, None, None, 1 # what `resize` may change; in latent pixels, a patch's side
     def __init__(self, pipe, identity:str=''):                       # identity: of the base's weights, if it is known already
         self.pipe, self.identity = pipe, identity or net_hash(getattr(pipe, self.component))
@@ -124,7 +125,7 @@ class Backbone:
     @property
     def net(self)->nn.Module: return getattr(self.pipe, self.component)
     @property
-    def device(self): return next(self.net.parameters()).device
+    def device(self): return self.place or next(self.net.parameters()).device
     def check(self, prompts:list): pass                              # refuse prompts that this family cannot read
     def encode(self, prompts:list)->dict: raise NotImplementedError  # b prompts -> condition with b rows
     def latent_shape(self)->tuple: raise NotImplementedError         # of one sample, without the batch
@@ -330,11 +331,12 @@ def find_model(
 def load_pipeline(
     name:str,                        # `embedded`, a folder, or a hub name
     dtype:torch.dtype=torch.float32, # of the weights in memory
+    without:tuple=(),                # components to leave out
 ):
     "Load a pipeline. Raises `Refusal` where there is none, or a broken one."
     what, cls = find_model(name)
     try:
-        without = {k: None for k, v in cls.load_config(what).items() if v==[None, None]}
+        without = {k: None for k, v in cls.load_config(what).items() if v==[None, None] or k in without}
         return cls.from_pretrained(what, dtype=dtype, use_safetensors=True, **without)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as e:
         away = '' if isinstance(what, Path) else ' from the Hugging Face hub, and there is no such folder here'

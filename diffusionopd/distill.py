@@ -43,10 +43,12 @@ def supervise(
     pulls:Sequence,    # pairs of weight and answer, from `answers`
     plan:Plan,         # what the step counts
     row_weights=None,  # `(b,)` what each sample counts; None: the same
+    terms=None,        # one `(b,)` for each pull, which the loss counts in the place of its gap
 )->tuple:              # loss `()` with its graph, and the `Record`
     "The loss of one visited state."
     gaps = [sq_gap(step.out, a) for _, a in pulls]
-    total = sum(w*gap for (w, _), gap in zip(pulls[1:], gaps[1:])) + pulls[0][0]*gaps[0]
+    terms = gaps if terms is None else terms
+    total = sum(w*term for (w, _), term in zip(pulls[1:], terms[1:])) + pulls[0][0]*terms[0]
     if row_weights is not None: total = row_weights*total
     scale = plan.coefs[step.index]/(step.out[0].numel() if plan.mean else 1)
     loss, gap = scale*total.mean(), gaps[0].detach()
@@ -62,13 +64,14 @@ def replay(
     backward:Callable=None, # called with the loss of each state; None: `loss.backward()`
     scope:Callable=None,  # gives the context of each forward and backward; is told whether it is the last
     row_weights=None,     # `(b,)` what each sample counts
+    compare:Callable=None,# `(step, pulls, plan, row_weights)` -> loss and `Record`; None: `supervise`
 )->Iterator:              # of `Record`
     "Supervise the student at states that were visited before."
     for s in steps:
         if not plan.wanted[s.index]: continue
         with scope(s.index == plan.last) if scope else nullcontext(), torch.enable_grad():
             pulls = answers(target, s.x, s.kernel.sigma, cond) if target is not None else ((1., s.out.detach()),)
-            loss, record = supervise(replace(s, out=student(s.x, s.kernel.sigma, cond)), pulls, plan, row_weights)
+            loss, record = (compare or supervise)(replace(s, out=student(s.x, s.kernel.sigma, cond)), pulls, plan, row_weights)
             backward(loss) if backward else loss.backward()
         yield record
 
@@ -85,12 +88,13 @@ def two_pass(
     plan:Plan=None,       # a plan made before
     scope:Callable=None,  # gives the context of each forward and backward; is told whether it is the last
     row_weights=None,     # `(b,)` what each sample counts
+    compare:Callable=None,# `(step, pulls, plan, row_weights)` -> loss and `Record`; None: `supervise`
 )->Iterator:              # of `Record`, one per supervised step
     "Walk without gradients, keep the states, then supervise them: the reference that `one_pass` must equal."
     plan = plan or make_plan(objective, kernels, generator)
     refuse(len(plan.coefs) != len(kernels), f'a plan for {len(plan.coefs)} steps does not fit {len(kernels)}')
     steps = list(rollout(student, x, kernels[:plan.last+1], cond, generator))
-    return replay(student, target, steps, plan, cond, backward, scope, row_weights)
+    return replay(student, target, steps, plan, cond, backward, scope, row_weights, compare)
 
 # %% ../nbs/08_distill.ipynb #134a6c51
 def one_pass(
@@ -105,6 +109,7 @@ def one_pass(
     plan:Plan=None,       # a plan made before
     scope:Callable=None,  # gives the context of each forward and backward; is told whether it is the last
     row_weights=None,     # `(b,)` what each sample counts
+    compare:Callable=None,# `(step, pulls, plan, row_weights)` -> loss and `Record`; None: `supervise`
 )->Iterator:              # of `Record`, one per supervised step; run it to its end
     "Walk with gradients and supervise on the way: each state is visited once, and nothing is kept."
     plan = plan or make_plan(objective, kernels, generator)
@@ -116,7 +121,7 @@ def one_pass(
             with scope(j == plan.last) if scope else nullcontext():
                 pulls = answers(target, x, kernels[j].sigma, cond)
                 step = next(walk)
-                loss, record = supervise(step, pulls, plan, row_weights)
+                loss, record = (compare or supervise)(step, pulls, plan, row_weights)
                 backward(loss) if backward else loss.backward()
             x = step.x_next
             yield record
