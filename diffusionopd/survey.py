@@ -239,16 +239,13 @@ def low_precision(
     exact = bb.velocity(bb.net, x, .5, cond)
     return float((low.velocity(low.net, x, .5, cond)-exact).norm()/exact.norm())
 
-# %% ../nbs/24b_survey.ipynb #7add2547
+# %% ../nbs/24b_survey.ipynb #c1582d5e
 def learn(
     folder,   # as `set_out` left it
     kind:str, # of the teachers, `lora` or `whole`
 )->list:      # of `Update`
     "Three updates, by the recipe file."
-    r, given = load_recipe('distill', Path(folder)/f'{kind}.yaml'), {}
-    size = {k: getattr(r, k) for k in ('height', 'width', 'frames') if getattr(r, k)}
-    if kind=='whole': given = {t: module_field(b := fresh(folder, size, model=f'whole-{t}'), b.net) for t in TEXTS}
-    return [e for e in distill(r, teachers=given) if isinstance(e, Update)]
+    return [e for e in distill(load_recipe('distill', Path(folder)/f'{kind}.yaml')) if isinstance(e, Update)]
 
 # %% ../nbs/24b_survey.ipynb #e289c6d3
 def hired(
