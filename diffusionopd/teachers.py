@@ -20,7 +20,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import nn
 
-from .adapters import (DIFFUSERS_FILE, PEFT_FILE, Manifest, adapter_field, file_hash, gap, grid_note, latents_note, latents_of, load_adapter, merged,
+from .adapters import (DIFFUSERS_FILE, PEFT_FILE, Manifest, adapter_field, adapter_file, file_hash, gap, grid_note, latents_note, latents_of, load_adapter, merged,
                                    module_field, read_manifest)
 from .backbones import Backbone, conforming, family_of, load_pipeline, negatives, resize, stored_hash
 from .embeddings import remember
@@ -122,19 +122,20 @@ def kind_of(
     if name in OWN: return name
     if name in TEACHERS: return 'registered'
     folder = fetched(name)
+    if folder.is_file(): return 'adapter'
     refuse(not folder.is_dir(), f'there is no teacher {name!r}: no such folder, and {nearest(name, [*OWN, *TEACHERS])}')
     for kind, files in dict(adapter=(PEFT_FILE, DIFFUSERS_FILE), pipeline=('model_index.json',), network=('config.json',)).items():
         if any((folder/f).is_file() for f in files): return kind
-    refuse(True, f'{name!r} holds no teacher: neither an adapter ({PEFT_FILE} or {DIFFUSERS_FILE}), nor a pipeline (model_index.json), nor a network (config.json); '
+    if any(folder.glob('*.safetensors')): return 'adapter'
+    refuse(True, f'{name!r} holds no teacher: neither an adapter ({PEFT_FILE} or {DIFFUSERS_FILE}), nor a pipeline (model_index.json), a network (config.json), or a .safetensors file of another trainer; '
                  'other formats, pickles among them, are not read')
 
 # %% ../nbs/18b_teachers.ipynb #86100a3b
 def weights_hash(
-    folder, # of an adapter
-)->str:     # sha256 of the file that `read_adapter` reads; empty if there is none
-    "The identity of an adapter."
-    files = [Path(folder)/f for f in (PEFT_FILE, DIFFUSERS_FILE)]
-    return next((file_hash(f) for f in files if f.is_file()), '')
+    place, # of an adapter: its folder, or its file
+)->str:    # sha256 of the file that is read
+    "The identity of an adapter. Raises `Refusal` where there is none."
+    return file_hash(adapter_file(place))
 
 # %% ../nbs/18b_teachers.ipynb #f687d482
 @dataclass(frozen=True)
