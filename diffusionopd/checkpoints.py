@@ -11,13 +11,14 @@ __all__ = ['FREE', 'flush', 'put_back', 'whole_folder', 'discard', 'tidy', 'reci
 # %% ../nbs/21b_checkpoints.ipynb #1b02f7f0
 import hashlib, json, os, shutil
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from reprlib import repr as short
 import torch
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from .adapters import Manifest, file_hash, save_adapter, write_manifest
+from .adapters import Manifest, file_hash, latents_of, save_adapter, write_manifest
 from .errors import Refusal, refuse
 from .parallel import FSDPModule, full_tensor, on_main, spread
 from .pretrain import code_commit
@@ -278,7 +279,7 @@ def write_student(
         setattr(bb.pipe, bb.component, plain_network(net, weights))
         try: bb.pipe.save_pretrained(aside, safe_serialization=True)
         finally: setattr(bb.pipe, bb.component, net)
-        write_manifest(m, aside)
+        write_manifest(m := replace(m, latents=latents_of(bb)), aside)
         return m
 
 # %% ../nbs/21b_checkpoints.ipynb #9b6b939f

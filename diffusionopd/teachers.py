@@ -20,7 +20,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import nn
 
-from .adapters import (DIFFUSERS_FILE, PEFT_FILE, Manifest, adapter_field, adapter_file, file_hash, gap, grid_note, latents_note, latents_of, load_adapter, merged,
+from .adapters import (DIFFUSERS_FILE, PEFT_FILE, Manifest, adapter_field, adapter_file, file_hash, gap, grid_note, hearing, latents_note, latents_of, load_adapter, merged,
                                    module_field, read_manifest)
 from .backbones import Backbone, conforming, family_of, load_pipeline, negatives, resize, stored_hash
 from .embeddings import remember
@@ -251,7 +251,8 @@ def network_teacher(
     "A network as a teacher. Raises `Refusal` for one of another class, or for other latents."
     said, mine = json.loads((Path(folder)/'config.json').read_text()), [c.__name__ for c in type(bb.net).__mro__]
     refuse(said.get('_class_name') not in mine, f'{str(folder)!r} holds a {said.get("_class_name")}, the student is a {mine[0]}: give the folder of its whole pipeline')
-    try: net = type(bb.net).from_pretrained(folder, use_safetensors=True)
+    try:
+        with hearing('diffusers'): net = type(bb.net).from_pretrained(folder, use_safetensors=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as e: refuse(True, f'{str(folder)!r} cannot be loaded: {" ".join(str(e).split())[:300]}')
     wide, here = net.config.in_channels, bb.net.config.in_channels
     refuse(wide != here, f'its latents have channels {wide}, those of the run {here}: a teacher must paint in the same latents')
@@ -283,6 +284,7 @@ def open_member(
     elif kind == 'registered':
         made = TEACHERS[name](site.bb, r)
         made = made if isinstance(made, Teacher) else Teacher(made)
+        if not made.manifest.sha256: made = replace(made, manifest=replace(made.manifest, sha256=f'{name}, registered by a plugin'))
     elif kind == 'adapter':
         copied = r.merge_teachers or r.student.kind == 'full'
         return adapter_teacher(site.bb, nick, fetched(name), copied, p, 'base' in t.accept)
