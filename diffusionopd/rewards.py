@@ -49,7 +49,7 @@ def informed(
     f:Callable, # `(images, prompts)` or `(images, prompts, metadata)` -> dict
 )->Callable:    # `(images, prompts)` -> dict
     "The same reward; where it asks for metadata, it gets that of the prompts."
-    asks = inspect.signature(f).parameters.get('metadata')
+    asks = inspect.signature(f, follow_wrapped=False).parameters.get('metadata') # of one that is informed already: none
     if asks is None or asks.default is not inspect.Parameter.empty: return f
     @wraps(f)
     def told(images, prompts): return f(images, prompts, metadata=about(prompts))

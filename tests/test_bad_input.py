@@ -142,6 +142,8 @@ BROKEN = {
     'one layer missing': (weights(lambda k, v: None if 'transformer_blocks.0.attn.to_q' in k else v), 'to_q'),
     'unknown layer': (beyond, 'transformer_blocks.99'),
     'wrong shape': (weights(lambda k, v: v[:, :-1] if 'lora_A' in k else v), 'has shape'),
+    'another rank in a layer': (weights(lambda k, v: (v[:-1] if 'lora_A' in k else v[:, :-1]) if 'transformer_blocks.0.attn.to_q' in k else v), 'all layers must have one rank'),
+    'another rank in the settings': (settings('adapter_config.json', r=3), ['say rank 3', 'strength']),
     'not finite': (weights(lambda k, v: v*float('nan')), 'finite'),
     'zero': (weights(lambda k, v: v*0 if 'lora_B' in k else v), 'every lora_B is zero'),
     'nothing to teach': (faint, 'teaches nothing'),
