@@ -19,7 +19,8 @@ from diffusionopd.objective import Objective, make_plan, make_steps
 from diffusionopd.recipes import DistillRecipe, make_recipe
 from diffusionopd.rollout import rollout, seeded
 from diffusionopd.targets import answers
-from diffusionopd.trainer import condition, open_run, round_batch, teacher_folder
+from diffusionopd.evaluate import teacher_folder
+from diffusionopd.trainer import condition, open_run, round_batch
 
 # Worlds: a run of the trainer whose student is no longer the base
 

@@ -7,10 +7,11 @@ __all__ = ['PEFT_FILE', 'DIFFUSERS_FILE', 'tuner_layers', 'adapter_names', 'adap
            'attempt', 'target_layers', 'inject', 'add_lora', 'use', 'adapter_field', 'module_field', 'merged',
            'Manifest', 'check_manifest', 'jsonable', 'write_manifest', 'read_manifest', 'grid_note', 'latents_of',
            'latents_note', 'file_hash', 'adapter_state', 'plain', 'save_layout', 'save_adapter', 'check_settings',
-           'read_settings', 'read_adapter', 'check_state', 'load_adapter', 'gap']
+           'read_settings', 'adapter_file', 'read_adapter', 'check_state', 'Heard', 'hearing', 'foreign', 'incoming',
+           'converted', 'load_adapter', 'gap']
 
 # %% ../nbs/15_adapters.ipynb #a68927de
-import copy, hashlib, inspect, json, math, re, warnings
+import copy, hashlib, inspect, json, logging, math, re, warnings
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -415,20 +416,28 @@ def read_settings(
     return said
 
 # %% ../nbs/15_adapters.ipynb #b317518c
+def adapter_file(
+    place,  # a folder, or a .safetensors file
+)->Path:    # the file that is read
+    "Where an adapter's tensors are. Raises `Refusal` where that is not clear, and for pickles."
+    place = Path(place)
+    if place.is_file() and place.suffix=='.safetensors': return place
+    refuse(not place.is_dir(), f'there is no adapter folder {str(place)!r}')
+    files = [place/f for f in (PEFT_FILE, DIFFUSERS_FILE) if (place/f).is_file()] or sorted(place.glob('*.safetensors'))
+    refuse(not files, f'{str(place)!r} holds no adapter: neither {PEFT_FILE} nor {DIFFUSERS_FILE}; other formats, pickles among them, are not read')
+    refuse(len(files) > 1 and files[0].name not in (PEFT_FILE, DIFFUSERS_FILE), f'{str(place)!r} holds {len(files)} .safetensors files: name one of them')
+    return files[0]
+
 def read_adapter(
-    folder,                      # with an adapter in either layout
+    place,                       # a folder with an adapter in either layout, or its file
     component:str='transformer', # of the pipeline, whose name stands before the paths of one layout
 )->tuple:                        # settings, tensors by layer path
     "Read an adapter's files. Raises `Refusal` for a folder without them, for broken ones and for pickles."
-    folder = Path(folder)
-    refuse(not folder.is_dir(), f'there is no adapter folder {str(folder)!r}')
-    files = [f for f in (PEFT_FILE, DIFFUSERS_FILE) if (folder/f).is_file()]
-    refuse(not files, f'{str(folder)!r} holds no adapter: neither {PEFT_FILE} nor {DIFFUSERS_FILE}; other formats, pickles among them, '
-                      'are not read')
-    try: state = load_file(folder/files[0])
-    except (SafetensorError, ValueError, OSError) as e: refuse(True, f'{folder/files[0]} cannot be read: {" ".join(str(e).split())[:300]}')
+    file = adapter_file(place)
+    try: state = load_file(file)
+    except (SafetensorError, ValueError, OSError) as e: refuse(True, f'{file} cannot be read: {" ".join(str(e).split())[:300]}')
     path = lambda k: k.removeprefix('base_model.model.').removeprefix(f'{component}.')
-    return read_settings(folder, files[0], component), {path(k): v for k, v in state.items()}
+    return read_settings(file.parent, file.name, component), {path(k): v for k, v in state.items()}
 
 # %% ../nbs/15_adapters.ipynb #dd0fe4b1
 def check_state(
@@ -449,17 +458,81 @@ def check_state(
     zero = [k for k, v in state.items() if 'lora_B' in k and not v.any()]
     refuse(len(zero)==sum('lora_B' in k for k in state), f'{where}: every lora_B is zero, so this adapter is the base model itself')
 
+# %% ../nbs/15_adapters.ipynb #f487ef9f
+class Heard(logging.Handler):
+    "The warnings of a library, as a list of texts."
+    def __init__(self): super().__init__(logging.WARNING); self.said = []
+    def emit(self, record): self.said.append(record.getMessage())
+
+@contextmanager
+def hearing(
+    library:str, # name of its logger
+):               # gives a `Heard`
+    "Listen to a library instead of letting it speak."
+    log, ear = logging.getLogger(library), Heard()
+    before, log.handlers, level = log.handlers, [ear], log.level
+    log.setLevel(logging.WARNING)
+    try: yield ear
+    finally: log.handlers = before; log.setLevel(level)
+
+# %% ../nbs/15_adapters.ipynb #f1bf105c
+def foreign(
+    state:dict, # tensors of a file, by key
+)->bool:
+    "Is a file in a layout of others?"
+    return not all(k.endswith(('.lora_A.weight', '.lora_B.weight')) for k in state)
+
+def incoming(
+    bb:Backbone, # its pipeline reads the file
+    file:Path,   # in a layout that diffusers converts
+    name:str,    # for the meantime
+)->dict:         # layer path -> its layer, with the adapter
+    "What a pipeline's own loader makes of a file. Raises `Refusal` for anything that did not arrive."
+    with hearing('diffusers') as ear, warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Already found a `peft_config`')
+        try: bb.pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=name, local_files_only=True)
+        except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as e:
+            refuse(True, f'{file}: {type(bb.pipe).__name__} cannot read this layout: {" ".join(str(e).split())[:200]}')
+    layers = {k: m for k, m in bb.net.named_modules() if isinstance(m, BaseTunerLayer) and name in m.lora_A}
+    lost = next((s for s in ear.said if 'led to' in s), '')
+    refuse(not layers, f'{file}: nothing in it is for the {bb.component} of {type(bb.pipe).__name__}, in a layout that diffusers reads')
+    refuse(bool(lost), f'{file} would be read in part only: {" ".join(lost.split())[:200]}')
+    return layers
+
+def converted(
+    bb:Backbone, # its pipeline reads the file; as before afterwards
+    file:Path,   # in a layout that diffusers converts
+)->tuple:        # settings, tensors by layer path, as from `read_adapter`
+    "Read an adapter of another layout. Raises `Refusal` for one that does not arrive complete."
+    keys, net, name = list(load_file(file)), bb.net, 'incoming'
+    words = [k for k in keys if k.startswith(('lora_te', 'text_encoder'))]
+    refuse(bool(words), f'{file} has {len(words)} tensors for a text encoder, the first {words[0] if words else ""!r}: an adapter of the {bb.component} alone is read')
+    down, up = (sum(any(w in k for w in ws) for k in keys) for ws in (('lora_down', 'lora.down', 'lora_A'), ('lora_up', 'lora.up', 'lora_B')))
+    refuse(down!=up, f'{file} has {down} first and {up} second halves of layers: some are missing')
+    before, flags = [(m, m.active_adapters, m.disable_adapters) for m in tuner_layers(net)], [(p, p.requires_grad) for p in net.parameters()]
+    with attempt(net, name):
+        layers = incoming(bb, file, name)
+        refuse(len(layers) < down, f'{file} has {down} layers, of which {len(layers)} have a place in this network')
+        halves = {p: (m.lora_A[name].weight, m.scaling[name]*m.lora_B[name].weight) for p, m in layers.items()}
+        state = {f'{p}.lora_{h}.weight': w.detach().clone() for p, ab in halves.items() for h, w in zip('AB', ab)}
+    remove(net, name)
+    for m, active, off in before: switch(m, active, off)
+    for p, wanted in flags: p.requires_grad_(wanted)
+    rank = next(iter(state.values())).shape[0]
+    return dict(r=rank, lora_alpha=rank, target_modules=sorted(layers)), state
+
 # %% ../nbs/15_adapters.ipynb #a4a05dc1
 def load_adapter(
     bb:Backbone,          # receives the adapter
     name:str,             # to give it
-    folder,               # where it lies
+    folder,               # where it lies, or its file
     trainable:bool=False, # do its parameters want gradients?
     any_base:bool=False,  # accept an adapter that was trained on another base?
 )->Manifest:              # what travelled with it
     "Load an adapter, strictly. Raises `Refusal` and leaves the network as it was."
-    net, (config, state) = bb.net, read_adapter(folder, bb.component)
-    m, file = read_manifest(folder), Path(folder)/PEFT_FILE
+    net, (config, state), file = bb.net, read_adapter(folder, bb.component), adapter_file(folder)
+    if foreign(state): config, state = converted(bb, file)
+    m = read_manifest(file.parent) if Path(folder).is_dir() else Manifest('unknown')
     refuse(m.base not in ('', bb.identity) and not any_base, f'{folder} was trained on base {m.base}, this one is {bb.identity}')
     ranks = [v.shape[0] for k, v in state.items() if 'lora_A' in k]
     rank = max(ranks, key=ranks.count, default=0)
@@ -470,7 +543,7 @@ def load_adapter(
         try: add_lora(bb, name, rank, config.get('lora_alpha', rank), targets, trainable=trainable)
         except Refusal as e: refuse(True, f'{folder} cannot be loaded: {e}')
         check_state(state, adapter_state(net, name), str(folder))
-        changed = m.sha256 and file.is_file() and file_hash(file)!=m.sha256
+        changed = m.sha256 and file.name==PEFT_FILE and file_hash(file)!=m.sha256
         refuse(changed, f'{file} is not the file that its manifest describes: the hashes differ')
         with torch.no_grad():
             for k, p in adapter_parameters(net, name).items(): p.copy_(state[k.removesuffix(f'.{name}.weight')+'.weight'])

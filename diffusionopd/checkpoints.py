@@ -11,18 +11,19 @@ __all__ = ['FREE', 'flush', 'put_back', 'whole_folder', 'discard', 'tidy', 'reci
 # %% ../nbs/21b_checkpoints.ipynb #1b02f7f0
 import hashlib, json, os, shutil
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from reprlib import repr as short
 import torch
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from .adapters import Manifest, file_hash, save_adapter, write_manifest
+from .adapters import Manifest, file_hash, latents_of, save_adapter, write_manifest
 from .errors import Refusal, refuse
 from .parallel import FSDPModule, full_tensor, on_main, spread
 from .pretrain import code_commit
 from .recipes import DistillRecipe
-from .trainer import Run, averaged, make_rate
+from .trainer import Run, averaged, follow_average, make_rate
 
 # %% ../nbs/21b_checkpoints.ipynb #b38d9b88
 def flush(
@@ -90,7 +91,7 @@ def recipe_core(
 )->dict:             # those that change what a run computes
     "The part of a recipe that must not change in mid-run."
     core = {k: v for k, v in r.model_dump(mode='json').items() if k not in FREE}
-    core['tasks'] = {t: {k: v for k, v in s.items() if k not in ('prompts', 'teacher', 'reward')} for t, s in core['tasks'].items()}
+    core['tasks'] = {t: {k: v for k, v in s.items() if k not in ('prompts', 'teacher', 'reward', 'offload', 'accept')} for t, s in core['tasks'].items()}
     return core
 
 # %% ../nbs/21b_checkpoints.ipynb #524972ed
@@ -239,7 +240,7 @@ def restore(
     note = verified(path)
     refuse(bool(other := [] if accept else changes(note, run)), f'{path} belongs to another run: {listed(other)}')
     put_state(run, load_file(Path(path)/'state.safetensors'), path)
-    if run.ema: run.ema.optimization_step = note['ema']
+    if run.ema: run.ema.optimization_step = note['ema']; follow_average(run)
     if run.accelerator.scaler and note['scaler']: run.accelerator.scaler.load_state_dict(note['scaler'])
     run.update, run.skipped, run.spent = note['update'], note['skipped'], run.spent+note['forwards']-run.forwards
     run.rate = make_rate(run.opt, run.recipe, run.update)
@@ -278,7 +279,7 @@ def write_student(
         setattr(bb.pipe, bb.component, plain_network(net, weights))
         try: bb.pipe.save_pretrained(aside, safe_serialization=True)
         finally: setattr(bb.pipe, bb.component, net)
-        write_manifest(m, aside)
+        write_manifest(m := replace(m, latents=latents_of(bb)), aside)
         return m
 
 # %% ../nbs/21b_checkpoints.ipynb #9b6b939f

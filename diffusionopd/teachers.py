@@ -20,7 +20,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import nn
 
-from .adapters import (DIFFUSERS_FILE, PEFT_FILE, Manifest, adapter_field, file_hash, gap, grid_note, latents_note, latents_of, load_adapter, merged,
+from .adapters import (DIFFUSERS_FILE, PEFT_FILE, Manifest, adapter_field, adapter_file, file_hash, gap, grid_note, hearing, latents_note, latents_of, load_adapter, merged,
                                    module_field, read_manifest)
 from .backbones import Backbone, conforming, family_of, load_pipeline, negatives, resize, stored_hash
 from .embeddings import remember
@@ -122,19 +122,20 @@ def kind_of(
     if name in OWN: return name
     if name in TEACHERS: return 'registered'
     folder = fetched(name)
+    if folder.is_file(): return 'adapter'
     refuse(not folder.is_dir(), f'there is no teacher {name!r}: no such folder, and {nearest(name, [*OWN, *TEACHERS])}')
     for kind, files in dict(adapter=(PEFT_FILE, DIFFUSERS_FILE), pipeline=('model_index.json',), network=('config.json',)).items():
         if any((folder/f).is_file() for f in files): return kind
-    refuse(True, f'{name!r} holds no teacher: neither an adapter ({PEFT_FILE} or {DIFFUSERS_FILE}), nor a pipeline (model_index.json), nor a network (config.json); '
+    if any(folder.glob('*.safetensors')): return 'adapter'
+    refuse(True, f'{name!r} holds no teacher: neither an adapter ({PEFT_FILE} or {DIFFUSERS_FILE}), nor a pipeline (model_index.json), a network (config.json), or a .safetensors file of another trainer; '
                  'other formats, pickles among them, are not read')
 
 # %% ../nbs/18b_teachers.ipynb #86100a3b
 def weights_hash(
-    folder, # of an adapter
-)->str:     # sha256 of the file that `read_adapter` reads; empty if there is none
-    "The identity of an adapter."
-    files = [Path(folder)/f for f in (PEFT_FILE, DIFFUSERS_FILE)]
-    return next((file_hash(f) for f in files if f.is_file()), '')
+    place, # of an adapter: its folder, or its file
+)->str:    # sha256 of the file that is read
+    "The identity of an adapter. Raises `Refusal` where there is none."
+    return file_hash(adapter_file(place))
 
 # %% ../nbs/18b_teachers.ipynb #f687d482
 @dataclass(frozen=True)
@@ -250,7 +251,8 @@ def network_teacher(
     "A network as a teacher. Raises `Refusal` for one of another class, or for other latents."
     said, mine = json.loads((Path(folder)/'config.json').read_text()), [c.__name__ for c in type(bb.net).__mro__]
     refuse(said.get('_class_name') not in mine, f'{str(folder)!r} holds a {said.get("_class_name")}, the student is a {mine[0]}: give the folder of its whole pipeline')
-    try: net = type(bb.net).from_pretrained(folder, use_safetensors=True)
+    try:
+        with hearing('diffusers'): net = type(bb.net).from_pretrained(folder, use_safetensors=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as e: refuse(True, f'{str(folder)!r} cannot be loaded: {" ".join(str(e).split())[:300]}')
     wide, here = net.config.in_channels, bb.net.config.in_channels
     refuse(wide != here, f'its latents have channels {wide}, those of the run {here}: a teacher must paint in the same latents')
@@ -282,6 +284,7 @@ def open_member(
     elif kind == 'registered':
         made = TEACHERS[name](site.bb, r)
         made = made if isinstance(made, Teacher) else Teacher(made)
+        if not made.manifest.sha256: made = replace(made, manifest=replace(made.manifest, sha256=f'{name}, registered by a plugin'))
     elif kind == 'adapter':
         copied = r.merge_teachers or r.student.kind == 'full'
         return adapter_teacher(site.bb, nick, fetched(name), copied, p, 'base' in t.accept)

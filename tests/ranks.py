@@ -21,10 +21,12 @@ CASES = dict(
     drawn=dict(batch=4, rollout=dict(steps=4, solver='flow_sde', eta=.7), loss=dict(query='random', k=2)),
     turns=dict(batch=2, schedule='alternate', rollout=dict(steps=2)),        # four processes: two of them have no row of their own
     beyond=dict(batch=3, micro_batch=3, rollout=dict(steps=2), loss=dict(lam=1.2)),
-    full=FULL | dict(batch=3, rollout=dict(steps=2), loss=dict(anchor=.1)))
+    full=FULL | dict(batch=3, rollout=dict(steps=2), loss=dict(anchor=.1)),
+    several=dict(batch=3, rollout=dict(steps=2, guidance=2.), loss=dict(matching='branches', gamma=.5, guidance=1.5))) # and the student's average teaches too
 
 def recipe(base, teachers, **kw):
     tasks = {t: dict(prompts=f'embedded:{t}', teacher=path, reward='embedded', weight=w) for (t, path), w in zip(teachers.items(), (1., 3.))}
+    if kw.get('loss', {}).get('matching'): tasks['text']['teacher'] = {teachers['text']: 2., 'average': dict(upto=.8)}
     plain = {} if kw.get('student', {}).get('kind') == 'full' else dict(student=dict(rank=4))
     return DistillRecipe(**dict(model=base, tasks=tasks, updates=4, trackers=[], evaluation=dict(every=0, n=5, final=0, steps=2)) | plain | kw)
 

@@ -97,7 +97,7 @@ from diffusionopd.evaluate import exam
 from diffusionopd.kernels import make_kernels
 from diffusionopd.prompts import prompt_source
 from diffusionopd.rollout import prior, rollout, seeded
-from diffusionopd.trainer import teacher_folder
+from diffusionopd.evaluate import teacher_folder
 bb = load_backbone('embedded')
 load_adapter(bb, 'student', 'run/student')
 kernels, out = make_kernels('euler', bb.sigmas(5))[:-1], {}
