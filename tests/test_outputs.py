@@ -21,7 +21,7 @@ from diffusionopd.recipes import DistillRecipe, make_recipe
 from diffusionopd.runs import painted
 from diffusionopd.trainer import open_run, train
 size, task = {size!r}, lambda t: dict(prompts='p.txt', teacher=t)
-r = make_recipe(DistillRecipe, dict(model='base', tasks=dict(left=task('left'), right=task('right')), rollout=dict(steps=2, guidance=2.), updates=3, batch=1, trackers=[], optimiser=dict(lr=.05, warmup=0),
+r = make_recipe(DistillRecipe, dict(model='base', tasks=dict(left=task('left'), right=task('right')), rollout=dict(steps=4, guidance=2.), updates=2, batch=1, trackers=[], optimiser=dict(lr=.05, warmup=0),
                                     student=dict(rank=3), evaluation=dict(every=0, final=0, steps=3, pictures=2), out='run', **size))
 run = open_run(r)
 list(train(run))
@@ -77,7 +77,7 @@ def test_planned_run(name, opd, tmp_path):
     size = SIZES.get(name, {})
     opd.python(tmp_path, BUILD.format(name=name, size=size))
     guided = {} if name == 'flux2-klein' else dict(guidance=2.)
-    write(tmp_path, dict(model='base', tasks={t: dict(prompts='p.txt', teacher=t) for t in ('left', 'right')}, rollout=dict(steps=3) | guided, loss=dict(query='drop_last'), updates=2, batch=2, micro_batch=3,
+    write(tmp_path, dict(model='base', tasks={t: dict(prompts='p.txt', teacher=t) for t in ('left', 'right')}, rollout=dict(steps=4) | guided, loss=dict(query='drop_last'), updates=2, batch=2, micro_batch=3,
                          evaluation=dict(every=0, final=0, pictures=0), trackers=[], checkpointing=True, out='run') | size)
     opd.run(tmp_path, 'plan', 'recipe.yaml', '--devices', 2, '--out', 'plan.json').ok()
     for f in (tmp_path/'base').rglob('*.safetensors'): f.rename(f.with_suffix('.kept'))
