@@ -84,7 +84,7 @@ def tidy(
 
 # %% ../nbs/21b_checkpoints.ipynb #2c53eae2
 FREE = ('plugins', 'model', 'preset', 'out', 'trackers', 'checkpoint_every', 'keep_last', 'keep_best', 'skip_limit', 'patience', 'evaluation',
-        'micro_batch', 'checkpointing', 'merge_teachers', 'cache')
+        'micro_batch', 'checkpointing', 'merge_teachers', 'cache', 'licence')
 
 def recipe_core(
     r:DistillRecipe, # settings

@@ -4,13 +4,16 @@
 
 # %% auto #0
 __all__ = ['app', 'console', 'Version', 'RecipeFile', 'BaseFile', 'Prompts', 'Kind', 'NewFile', 'RunFolder', 'PageFile',
-           'Painted', 'Out', 'DemoOut', 'Png', 'Json', 'Long', 'Resume', 'Accept', 'Quiet', 'Threads', 'Plugins',
-           'Updates', 'NewSeed', 'NewModel', 'Seed', 'Each', 'Pictures', 'Steps', 'Guidance', 'Model', 'Adapters',
-           'TaskNames', 'Reward', 'Alone', 'Wording', 'ALONE', 'top', 'said', 'threads', 'room_for', 'speaks',
-           'several', 'Bars', 'bars', 'short', 'show_score', 'reading', 'scores_in', 'follow', 'watch', 'option',
-           'read_recipe', 'tell', 'demo_command', 'distill_command', 'teach_command', 'pretrain_command', 'save_grid',
-           'strange', 'sample_command', 'write_json', 'evaluate_command', 'report_command', 'init_command', 'quieten',
-           'spin_briefly', 'usage', 'main']
+           'Painted', 'Out', 'DemoOut', 'Png', 'Json', 'Grid', 'Long', 'Resume', 'Accept', 'Quiet', 'Threads',
+           'Plugins', 'Updates', 'NewSeed', 'NewModel', 'Seed', 'Each', 'Pictures', 'Steps', 'Guidance', 'Scales',
+           'ManySteps', 'Batch', 'Device', 'Model', 'Adapters', 'TaskNames', 'Reward', 'Height', 'Width', 'Frames',
+           'FixedKl', 'Walks', 'Walker', 'Alone', 'Wording', 'Student', 'Merged', 'Adapted', 'Push', 'Public',
+           'Licence', 'OwnBase', 'StoredAs', 'Devices', 'DeviceMemory', 'PeakSpeed', 'Reached', 'Measure', 'ALONE',
+           'top', 'said', 'threads', 'room_for', 'speaks', 'several', 'Bars', 'bars', 'short', 'show_score', 'reading',
+           'scores_in', 'follow', 'watch', 'option', 'read_recipe', 'tell', 'demo_command', 'distill_command',
+           'teach_command', 'pretrain_command', 'save_grid', 'strange', 'numbers', 'placed', 'sized', 'sample_command',
+           'write_json', 'write_scores', 'write_grid', 'examined', 'fixed_table', 'evaluate_command', 'report_command',
+           'export_command', 'plan_command', 'init_command', 'quieten', 'spin_briefly', 'usage', 'main']
 
 # %% ../nbs/25_cli.ipynb #dcb633d0
 import json, os, shlex, sys
@@ -178,7 +181,8 @@ Painted = Annotated[int, typer.Option(help='Held-out prompts of each task to pai
 Out = Annotated[Optional[str], option(metavar='FOLDER', help='For everything that is written; replaces that of the recipe.')]
 DemoOut = Annotated[str, typer.Option(metavar='FOLDER', help='For everything that is written.')]
 Png = Annotated[str, typer.Option(metavar='FILE', help='PNG file to write.')]
-Json = Annotated[Optional[str], option(metavar='FILE', help='Write the scores to this JSON file too.')]
+Json = Annotated[Optional[str], option(metavar='FILE', help='Write the scores to this file too: .json, .csv or .md.')]
+Grid = Annotated[Optional[str], option('--grid', metavar='FILE', help='PNG file: a row for each model and sampler, the first two prompts of each task.')]
 Long = Annotated[bool, typer.Option('--long', help='More updates: a student that keeps nearly everything.')]
 Resume = Annotated[bool, typer.Option('--resume', help='Go on from the last good checkpoint.')]
 Accept = Annotated[bool, typer.Option('--accept-changes', help='With --resume: go on although the recipe or a teacher is not what it was.')]
@@ -193,13 +197,23 @@ Each = Annotated[int, typer.Option('--pictures', '-n', help='Pictures of each pr
 Pictures = Annotated[int, typer.Option('--pictures', '-n', help='Pictures per task and model.', min=2)]
 Steps = Annotated[int, typer.Option(help='Sampler steps.', min=1, max=1000)]
 Guidance = Annotated[Optional[float], typer.Option(help='Guidance scale.', show_default="the adapter's own", min=0)]
+Scales = Annotated[Optional[str], typer.Option('--guidance', metavar='SCALE[,SCALE]', help='Guidance scales, one table row each.', show_default="the adapter's own")]
+ManySteps = Annotated[str, typer.Option('--steps', metavar='N[,N]', help='Sampler steps, one table row each.')]
+Batch = Annotated[int, typer.Option(help='Pictures at a time.', min=1)]
+Device = Annotated[Optional[str], typer.Option(metavar='DEVICE', help='cpu, cuda, cuda:1, ...', show_default='what accelerate finds')]
 
 # %% ../nbs/25_cli.ipynb #da8c6735
 Model = Annotated[str, typer.Option(metavar='MODEL', help='`embedded`, a folder written by save_pretrained, or a hub name.')]
 Adapters = Annotated[Optional[list[str]], option('--adapter', '-a', metavar='ADAPTER', help='Adapter folder, embedded:TASK or embedded:student; may be repeated.')]
-TaskNames = Annotated[Optional[list[str]], typer.Option('--task', '-t', metavar='TASK', help='embedded:TASK or a prompt file; may be repeated.',
+TaskNames = Annotated[Optional[list[str]], typer.Option('--task', '-t', metavar='TASK', help='embedded:TASK, or prompts of your own: a text file with one a line, a .jsonl or .csv table, a dataset on disk; may be repeated.',
                                                         show_default='all of the embedded world')]
-Reward = Annotated[str, typer.Option(help='Who scores: embedded, or a reward that a plugin registers.')]
+Reward = Annotated[str, typer.Option(help='Who scores: embedded, KIND:MODEL such as pickscore:FOLDER, or a reward that a plugin registers.')]
+Height = Annotated[Optional[int], typer.Option(help='Of the pictures, in pixels.', show_default="the model's own", min=1)]
+Width = Annotated[Optional[int], typer.Option(help='Of the pictures, in pixels.', show_default="the model's own", min=1)]
+Frames = Annotated[Optional[int], typer.Option(help='Of a film.', show_default="the model's own", min=1)]
+FixedKl = Annotated[Optional[str], option('--fixed-kl', metavar='RECIPE', help='Also the KL from the teachers of this recipe (or recipe.json of a run), at states that do not move with the models.')]
+Walks = Annotated[int, typer.Option('--walks', help='Walks per task for --fixed-kl.', min=1)]
+Walker = Annotated[str, typer.Option('--walker', help='Who visits the states of --fixed-kl: teacher, or base.')]
 Alone = Annotated[bool, typer.Option('--no-base', help='Leave out the base, which is scored beside the adapters.')]
 Wording = Annotated[str, typer.Option(help='usual, or reworded: a wording no teacher ever saw.')]
 
@@ -338,10 +352,47 @@ def strange(
     return [w for p in prompts for w in why(p)]
 
 
+# %% ../nbs/25_cli.ipynb #a31464d3
+def numbers(
+    name:str,     # of the option, for the message
+    text,         # numbers with commas between them, or None
+    kind=float,   # int or float
+    least=0,      # each is at least this
+    most=float('inf'), # and at most this
+):                # list of them; None for None
+    "The numbers of an option. Raises `Refusal`."
+    if text is None: return None
+    try: out = [kind(part) for part in str(text).split(',')]
+    except ValueError: out = []
+    good = out and all(least <= v <= most and v < float('inf') for v in out)
+    what = 'whole numbers' if kind is int else 'finite numbers'
+    upto = f' to {most:g}' if most < float('inf') else ''
+    refuse(not good, f'{name} takes {what} from {least:g}{upto} with commas between them, not {str(text)!r}')
+    return list(dict.fromkeys(out))
+
+def placed(
+    device, # as given, or None
+):          # the same
+    "Refuse a device that torch does not know or this machine does not have."
+    if device is None: return None
+    import torch
+    try: torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as e: refuse(True, f'--device {device!r} cannot be had here: {" ".join(str(e).split())[:150]}')
+    refuse(torch.device(device).type == 'meta', '--device meta holds no numbers: give cpu or cuda')
+    return device
+
+def sized(
+    height, # pixels, or None
+    width,  # pixels, or None
+    frames, # of a film, or None
+)->dict:    # what was given
+    "A size, for `resize`."
+    return {k: v for k, v in dict(height=height, width=width, frames=frames).items() if v is not None}
+
 # %% ../nbs/25_cli.ipynb #e8b5c4d3
 @app.command('sample')
 def sample_command(prompt:Prompts, model:Model='embedded', adapter:Adapters=None, out:Png='sample.png', n:Each=4, seed:Seed=0, steps:Steps=10,
-                   guidance:Guidance=None, plugin:Plugins=None, cpu_threads:Threads=None):
+                   guidance:Guidance=None, height:Height=None, width:Width=None, frames:Frames=None, device:Device=None, plugin:Plugins=None, cpu_threads:Threads=None):
     """Paint prompts, a row for each model and prompt.
 
     The embedded model reads `write 47 red`, `draw two red ring`, `draw red ring left-of blue plus`, `pretty` with either, and `flag red blue red down`.
@@ -358,7 +409,7 @@ def sample_command(prompt:Prompts, model:Model='embedded', adapter:Adapters=None
     from diffusionopd.recipes import load_plugins
     threads(cpu_threads)
     load_plugins(plugin or [])
-    rows = pictures(prompt, adapter or (), model, n, seed, guidance, steps=steps)
+    rows = pictures(prompt, adapter or (), model, n, seed, guidance, placed(device), sized(height, width, frames), steps=steps)
     for w in strange(prompt) if model == 'embedded' else (): console.print(f'Note: {w}', highlight=False, markup=False, soft_wrap=True)
     save_grid([images for *_, images in rows], path)
     typer.echo(out)
@@ -375,33 +426,112 @@ def write_json(
     except OSError as e: refuse(True, f'cannot write {path}: {e.strerror}')
     write_whole(path, json.dumps(jsonable(value), indent=1)+'\n')
 
-# %% ../nbs/25_cli.ipynb #f9dbc00b
-@app.command('evaluate')
-def evaluate_command(adapter:Adapters=None, model:Model='embedded', task:TaskNames=None, n:Pictures=200, seed:Seed=0, steps:Steps=10,
-                     guidance:Guidance=None, wording:Wording='usual', reward:Reward='embedded', plugin:Plugins=None, no_base:Alone=False,
-                     out:Json=None, cpu_threads:Threads=None, quiet:Quiet=False):
-    """Score models on held-out prompts, the base and each adapter on the same prompts and noise.
-
-    Examples:
-
-    - `diffusionopd evaluate -a runs/demo/student -a embedded:text -n 400`
-    - `diffusionopd evaluate --guidance 2.5 --task text --out scores.json`
-    - `diffusionopd evaluate --task prompts.txt --reward mine --plugin rewards.py`
-    """
-    refuse(no_base and not adapter, '--no-base leaves nothing to score: name an adapter with --adapter')
-    path, scores = room_for(out) if out else None, []
+# %% ../nbs/25_cli.ipynb #fc182f2c
+def write_scores(
+    path:Path,   # .json, .csv or .md; its folder is made
+    scores:list, # of `Score`
+    wording:str, # of the prompts
+    apart=(),    # of `Apart`
+):
+    "Write an evaluation. Raises `Refusal` where that is impossible."
     from dataclasses import asdict
-    from diffusionopd.evaluate import evaluate, sources_of, table
+    from diffusionopd.evaluate import csv_text, settings_table
+    from diffusionopd.fixed import apart_table
+    from diffusionopd.report import write_whole
+    if path.suffix == '.json': return write_json(path, [asdict(s) for s in scores] if not apart else dict(scores=[asdict(s) for s in scores], fixed_kl=[asdict(a) for a in apart]))
+    try: path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e: refuse(True, f'cannot write {path}: {e.strerror}')
+    if path.suffix == '.csv': write_whole(path, csv_text(scores))
+    else: write_whole(path, '\n\n'.join([settings_table(scores, wording), *([apart_table(apart)] if apart else [])])+'\n')
+
+def write_grid(
+    path:Path,   # PNG file; its folder is made
+    seen:list,   # as for `plot_exam`
+):
+    "Write the picture of an evaluation. Raises `Refusal` where that is impossible."
+    from matplotlib import pyplot as plt
+    from diffusionopd.report import plot_exam
+    from diffusionopd.show import savefig
+    try: savefig(plot_exam(seen)[0], path, dpi=100)
+    except OSError as e: refuse(True, f'cannot write {path}: {e.strerror or e}')
+    plt.close('all')
+
+# %% ../nbs/25_cli.ipynb #917c905f
+def examined(adapter, # names of models, or None
+    model,            # the base
+    task,             # names, or None
+    n,                # pictures
+    seed,             # of prompts and noise
+    steps,            # several numbers
+    guidance,         # several, or None
+    wording,          # of the prompts
+    reward,           # its name
+    plugin,           # modules, or None
+    no_base,          # leave the base out?
+    batch,            # pictures at a time
+    size,             # for `resize`
+    device,           # or None
+    cpu_threads,      # or None
+    quiet,            # no bars?
+    scores:list,      # gets every `Score`
+    seen:list,        # gets triples for `plot_exam`
+):
+    "Run an evaluation under a progress bar."
+    from diffusionopd.evaluate import evaluate, exam, sources_of
     from diffusionopd.recipes import load_plugins
     from diffusionopd.world import TASKS
     threads(cpu_threads)
     load_plugins(plugin or [])
-    names, models = list(task or TASKS), list(dict.fromkeys([*([] if no_base else ['base']), *(adapter or [])]))
-    events = evaluate(models, names, model, n, [wording], reward, seed=seed, guidance=guidance, steps=steps)
-    watch((scores.append(s) or s for s in events), 'Scoring', len(sources_of(names, [wording]))*len(models), quiet)
-    if path: write_json(path, [asdict(s) for s in scores])
+    names, models, looked = list(task or TASKS), list(dict.fromkeys([*([] if no_base else ['base']), *(adapter or [])])), []
+    sources = sources_of(names, [wording])
+    def keep(s):
+        scores.append(s)
+        seen.append((s, exam(sources[s.task], 2, seed, wording)[0], looked.pop()))
+        return s
+    events = evaluate(models, names, model, n, [wording], reward, device, size, seed=seed, guidance=guidance, steps=steps, batch=batch, see=lambda m, t, images: looked.append(images[:2].cpu()))
+    watch(map(keep, events), 'Scoring', len(sources)*len(models)*len(steps)*len(guidance or [1]), quiet)
+
+# %% ../nbs/25_cli.ipynb #9bdd304f
+def fixed_table(
+    recipe:str, # names teachers and walk
+    adapter,    # names of models, or None
+    no_base,    # leave the base out?
+    walks:int,  # per task
+    walker:str, # `teacher` or `base`
+    device,     # or None
+)->list:        # of `Apart`
+    "The divergence of models from the teachers of a recipe, at fixed states."
+    from diffusionopd.fixed import compare_fixed
+    return compare_fixed(read_recipe('distill', recipe), [*([] if no_base else ['base']), *(adapter or [])], walks, walker, device)
+
+# %% ../nbs/25_cli.ipynb #f9dbc00b
+@app.command('evaluate')
+def evaluate_command(adapter:Adapters=None, model:Model='embedded', task:TaskNames=None, n:Pictures=200, seed:Seed=0, steps:ManySteps='10',
+                     guidance:Scales=None, wording:Wording='usual', reward:Reward='embedded', plugin:Plugins=None, no_base:Alone=False, out:Json=None, grid:Grid=None,
+                     fixed_kl:FixedKl=None, walks:Walks=8, walker:Walker='teacher', batch:Batch=64, height:Height=None, width:Width=None, frames:Frames=None,
+                     device:Device=None, cpu_threads:Threads=None, quiet:Quiet=False):
+    """Score models on held-out prompts, the base and each adapter on the same prompts and noise, with every scale and number of steps.
+
+    Examples:
+
+    - `diffusionopd evaluate -a runs/demo/student -a embedded:text -n 400`
+    - `diffusionopd evaluate --guidance 1,2.5 --steps 5,10 --task text --out scores.csv --grid scores.png`
+    - `diffusionopd evaluate --task prompts.txt --reward pickscore:models/PickScore_v1`
+    - `diffusionopd evaluate -a runs/one/student -a runs/two/student --fixed-kl runs/one/recipe.json`
+    """
+    refuse(no_base and not adapter, '--no-base leaves nothing to score: name an adapter with --adapter')
+    ways, scales = numbers('--steps', steps, int, 1, 1000), numbers('--guidance', guidance)
+    path, picture, scores, seen, place = room_for(out) if out else None, room_for(grid) if grid else None, [], [], placed(device)
+    refuse(path is not None and path.suffix not in ('.json', '.csv', '.md'), f'--out writes .json, .csv or .md, not {out!r}')
+    refuse(picture is not None and picture.suffix != '.png', f'--grid must be a .png file, not {grid!r}')
+    examined(adapter, model, task, n, seed, ways, scales, wording, reward, plugin, no_base, batch, sized(height, width, frames), place, cpu_threads, quiet, scores, seen)
+    apart = fixed_table(fixed_kl, adapter, no_base, walks, walker, place) if fixed_kl else []
+    from diffusionopd.evaluate import settings_table
+    from diffusionopd.fixed import apart_table
+    if path: write_scores(path, scores, wording, apart)
+    if picture: write_grid(picture, seen)
     samplers = ' or '.join(dict.fromkeys(s.sampler for s in scores))
-    typer.echo(f'{table(scores, wording)}\n\n{n} pictures a task, {samplers}')
+    typer.echo('\n\n'.join([settings_table(scores, wording), f'{n} pictures a task, {samplers}', *([apart_table(apart)] if apart else [])]))
 
 # %% ../nbs/25_cli.ipynb #a1c0de02
 @app.command('report')
@@ -417,6 +547,67 @@ def report_command(folder:RunFolder, out:PageFile=None, pictures:Painted=4, cpu_
     from diffusionopd.page import write_page
     threads(cpu_threads)
     typer.echo(write_page(folder, path, pictures))
+
+# %% ../nbs/25_cli.ipynb #4cffbf5b
+Student = Annotated[str, typer.Argument(metavar='RUN_OR_ADAPTER', help='Folder of a run, folder of an adapter, or embedded:student.')]
+Merged = Annotated[Optional[str], option('--merged', metavar='FOLDER', help='Write a whole pipeline with the adapter inside.')]
+Adapted = Annotated[Optional[str], option('--folder', metavar='FOLDER', help='Write the adapter with its card and figures.')]
+Push = Annotated[Optional[str], option('--push-to-hub', metavar='OWNER/NAME', help='Upload to the Hugging Face hub: the merged pipeline if --merged is given, else the adapter.')]
+Public = Annotated[bool, typer.Option('--public', help='Let everybody see what is pushed.')]
+Licence = Annotated[str, typer.Option(metavar='LICENCE', help='For the card, as the hub spells it, such as apache-2.0.', show_default="the recipe's, or unset")]
+OwnBase = Annotated[str, typer.Option('--model', metavar='MODEL', help='Where the base lies now.', show_default='where it lay in training')]
+StoredAs = Annotated[str, typer.Option('--dtype', help='Of merged weights: float32, bfloat16 or float16.')]
+
+@app.command('export')
+def export_command(place:Student, merged:Merged=None, folder:Adapted=None, push_to_hub:Push=None, public:Public=False, licence:Licence='', model:OwnBase='', dtype:StoredAs='float32'):
+    """Hand a student over: as a folder with adapter, card and figures, as a whole pipeline, to the hub.
+
+    Examples:
+
+    - `diffusionopd export runs/distill --merged my-model`
+    - `diffusionopd export runs/distill --folder my-adapter --licence apache-2.0`
+    - `diffusionopd export runs/distill --push-to-hub me/my-adapter`
+    """
+    refuse(not (merged or folder or push_to_hub), 'nothing was asked for: give --merged, --folder or --push-to-hub')
+    from diffusionopd.card import hand_over, push, ready
+    if push_to_hub: ready(push_to_hub)
+    import tempfile
+    made = [hand_over(place, out, whole, licence, model, dtype) for out, whole in ((folder, False), (merged, True)) if out]
+    for path in made: typer.echo(path)
+    if not push_to_hub: return
+    with tempfile.TemporaryDirectory() as aside:
+        typer.echo(push(made[-1] if made else hand_over(place, Path(aside)/push_to_hub.split('/')[-1], False, licence, model), push_to_hub, not public))
+
+# %% ../nbs/25_cli.ipynb #2efa1712
+Devices = Annotated[int, typer.Option(help='Devices that share an update.', min=1)]
+DeviceMemory = Annotated[float, typer.Option('--device-memory', metavar='GB', help='Of each device.')]
+PeakSpeed = Annotated[float, typer.Option('--tflops', help='Peak of each device, 10^12 operations a second.')]
+Reached = Annotated[float, typer.Option('--utilisation', help='Share of the peak that is reached.')]
+Measure = Annotated[bool, typer.Option('--measure', help='Time a forward of the network here, with made-up weights, instead of assuming a speed.')]
+
+@app.command('plan')
+def plan_command(recipe:RecipeFile, devices:Devices=1, device_memory:DeviceMemory=80., tflops:PeakSpeed=989., utilisation:Reached=.4, measure:Measure=False, model:NewModel=None,
+                 plugin:Plugins=None, out:Json=None, cpu_threads:Threads=None):
+    """Say what a recipe will cost: memory, forwards, messages, hours. Loads no weights: the model's configuration is enough.
+
+    Examples:
+
+    - `diffusionopd plan recipe.yaml`
+    - `diffusionopd plan recipe.yaml --devices 8 --device-memory 80 --out plan.json`
+    - `diffusionopd plan recipe.yaml --model configurations/sd3.5-medium`
+    """
+    path = room_for(out) if out else None
+    refuse(path is not None and path.suffix not in ('.json', '.md'), f'--out writes .json or .md, not {out!r}')
+    r = read_recipe('distill', recipe, plugin, model=model)
+    from dataclasses import asdict
+    from diffusionopd.plan import Machine, plan, plan_text
+    from diffusionopd.report import write_whole
+    threads(cpu_threads)
+    cost = plan(r, Machine(devices, device_memory, tflops, utilisation), measure)
+    text = plan_text(cost, r)
+    if path and path.suffix == '.json': write_json(path, asdict(cost) | dict(fits=cost.fits))
+    elif path: write_whole(path, text+'\n')
+    typer.echo(text)
 
 # %% ../nbs/25_cli.ipynb #121b350e
 @app.command('init')
@@ -455,7 +646,7 @@ def spin_briefly():
     if 'OMP_WAIT_POLICY' not in os.environ: os.environ.setdefault('GOMP_SPINCOUNT', '1000')
 
 # %% ../nbs/25_cli.ipynb #b7d4f325
-ALONE = ('demo', 'teach', 'pretrain', 'sample', 'evaluate', 'report', 'init') # commands for one process
+ALONE = ('demo', 'teach', 'pretrain', 'sample', 'evaluate', 'report', 'export', 'plan', 'init') # commands for one process
 
 def usage(
     e:Exception, # that typer raised

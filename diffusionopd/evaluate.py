@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['REWARDS', 'JUDGEABLE', 'paint', 'reward', 'get_reward', 'as_term', 'judgeable', 'legible', 'score', 'bootstrap',
-           'Score', 'exam', 'marks', 'judge', 'own_device', 'teacher_folder', 'named_models', 'sources_of',
-           'examine_all', 'evaluate', 'pictures', 'recovered', 'summary', 'table']
+           'Score', 'exam', 'marks', 'judge', 'own_device', 'teacher_folder', 'named_models', 'sources_of', 'several',
+           'examine_all', 'evaluate', 'pictures', 'recovered', 'summary', 'table', 'settings_table', 'csv_text']
 
 # %% ../nbs/17_evaluate.ipynb #10dfe579
-import math
+import csv, io, math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import asdict, dataclass, replace
+from itertools import count, product
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +158,8 @@ class Score:
     content: float # mean of the content judge, NaN if the reward has none
     wording: str   # wording of the prompts
     sampler: str   # solver, steps and guidance
+    steps: int = None      # of the sampler, once more as numbers
+    guidance: float = None # its guidance scale
 
 def exam(
     source:Source,       # of prompts
@@ -204,7 +206,7 @@ def judge(
     mean = lambda k: float(got[k].mean()) if k in got else float('nan')
     s = dict(solver='euler', steps=10, guidance=1.) | sampler
     return Score(model, task, n, mean('score'), *bootstrap(got['score'], prompts), mean('strict'), mean('content'), wording,
-                 f"{s['solver']} {s['steps']} steps, guidance {s['guidance']:g}")
+                 f"{s['solver']} {s['steps']} steps, guidance {s['guidance']:g}", s['steps'], s['guidance'])
 
 # %% ../nbs/17_evaluate.ipynb #7f97f9e3
 def own_device(
@@ -253,6 +255,13 @@ def sources_of(
         out[t.removeprefix('embedded:')] = prompt_source(t if file or t.startswith('embedded:') else f'embedded:{t}')
     return out
 
+# %% ../nbs/17_evaluate.ipynb #7b09ca1a
+def several(
+    values, # one, or a list of them
+)->list:    # without repetitions
+    "One or more, as a list."
+    return list(dict.fromkeys(values)) if isinstance(values, (list, tuple)) else [values]
+
 # %% ../nbs/17_evaluate.ipynb #980a5de8
 def examine_all(
     bb:Backbone,         # paints
@@ -261,17 +270,18 @@ def examine_all(
     tasks=tuple(TASKS),  # as for `sources_of`
     wordings=('usual',), # of the prompts
     seed:int=0,          # of prompts and noise
-    guidance=None,       # a scale for all; None: each one's own
+    guidance=None,       # a scale for all, or several; None: each one's own
+    steps=10,            # of the sampler, or several numbers
     reward='embedded',   # as for `get_reward`
-    **sampler,           # steps, solver, eta, batch, see: as for `paint` and `judge`
+    **sampler,           # solver, eta, batch, see: as for `paint` and `judge`
 )->Iterator:             # of `Score`
-    "Every model in every task, on the same held-out prompts and noise."
+    "Every model in every task, with every scale and number of steps, on the same held-out prompts and noise."
     sources, judged = sources_of(tasks, wordings), get_reward(reward)
     for source in sources.values(): legible(source, bb, reward)
     for name, (f, w) in models.items():
-        scale = w if guidance is None else guidance
-        for t, source in sources.items():
-            for wording in wordings: yield judge(bb, str(name), f, t, source, judged, n, seed, wording, guidance=scale, **sampler)
+        ways = product(several(steps), [w] if guidance is None else several(guidance))
+        for (k, scale), (t, source), wording in product(ways, sources.items(), wordings):
+            yield judge(bb, str(name), f, t, source, judged, n, seed, wording, steps=k, guidance=scale, **sampler)
 
 # %% ../nbs/17_evaluate.ipynb #8f9ab305
 def evaluate(
@@ -349,3 +359,24 @@ def table(
         return f'{s.score:.3f} ({s.low:.2f}-{s.high:.2f})' if field=='score' else f'{getattr(s, field):.3f}'
     lines = ['| model | '+' | '.join(tasks)+' |', '|:--'+'|--:'*len(tasks)+'|']
     return '\n'.join(lines + [f'| {m} | '+' | '.join(cell(at.get((m, t))) for t in tasks)+' |' for m in models])
+
+# %% ../nbs/17_evaluate.ipynb #08ccdd57
+def settings_table(
+    scores:list,         # of `Score`
+    wording:str='usual', # rows of this wording
+    field:str='score',   # which number: `score`, `strict` or `content`
+)->str:                  # Markdown
+    "Models and samplers down, tasks across; as `table` does where all have one sampler."
+    rows = [s for s in scores if s.wording==wording]
+    if len({s.sampler for s in rows})==1: return table(scores, wording, field)
+    return table([replace(s, model=f'{s.model}, {s.sampler}') for s in rows], wording, field)
+
+def csv_text(
+    scores:list, # of `Score`
+)->str:          # a header and a line a score
+    "Scores for a spreadsheet."
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(Score.__dataclass_fields__), lineterminator='\n')
+    writer.writeheader()
+    for s in scores: writer.writerow({k: '' if v is None or v!=v else v for k, v in asdict(s).items()})
+    return out.getvalue()

@@ -166,6 +166,8 @@ class Evaluation(Part):
     steps: int = Setting(10, ge=1, le=1000, description='sampler steps of evaluations')
     batch: int = Setting(64, ge=1, description='pictures at a time')
     seed: Seed = Setting(0, description='of prompts and noise')
+    pictures: int = Setting(4, ge=0, description='pictures of each task in the grid that every evaluation paints; 0: no grid')
+    fixed: int = Setting(0, ge=0, description='walks per task at whose states, which do not move with the student, evaluations measure the divergence; 0: none')
 
 # %% ../nbs/18_recipes.ipynb #3614094a
 def load_plugin(
@@ -274,6 +276,7 @@ class DistillRecipe(Method):
     skip_limit: int = Setting(10, ge=0, description='updates that may be left out because their numbers are not finite; one more stops the run')
     patience: float = Setting(600., gt=0, description='seconds that a reward or a tracker may take before the run goes on without it')
     trackers: list[str] = Setting(['tensorboard'], description='where numbers go besides log.jsonl: any tracker that accelerate knows')
+    licence: str | None = Setting(None, description='of the student, as the Hugging Face hub spells it, such as apache-2.0; empty: unset, and its card says so')
     out: str = Setting('runs/distill', description='folder of the run')
 
 # %% ../nbs/18_recipes.ipynb #eb8c6c78

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['CONTENT', 'append', 'read_log', 'elapsed', 'write_whole', 'rewind', 'plot_scores', 'plot_gap', 'divergence_table',
-           'plot_divergence', 'plot_pictures', 'plot_matrix', 'levels_of', 'walk_of', 'draw_run', 'over_seeds',
-           'markdown', 'score_table', 'gain_table', 'content_table', 'judge_table', 'result_tables']
+           'plot_divergence', 'plot_pictures', 'caption', 'plot_samples', 'plot_exam', 'plot_matrix', 'plot_fixed',
+           'levels_of', 'walk_of', 'draw_run', 'over_seeds', 'markdown', 'score_table', 'gain_table', 'content_table',
+           'judge_table', 'result_tables']
 
 # %% ../nbs/22_report.ipynb #a7cc6a40
 import json, math, os
@@ -159,6 +160,38 @@ def plot_pictures(
     rows = [paint(bb, f, list(prompts), list(seeds), steps, w) for f, w in models.values()]
     return show_images([im for row in rows for im in row], [fill(t, 14) for t in titles], list(models), size=size)
 
+# %% ../nbs/22_report.ipynb #ab2ccf37
+def caption(
+    text:str,    # a prompt
+    wide:int=22, # letters of a line
+    lines:int=2, # at most
+)->str:
+    "A prompt as a title: cut where it is long."
+    rows = fill(' '.join(text.split()), wide).splitlines() or ['']
+    return '\n'.join(rows[:lines-1]+[rows[lines-1][:wide-1]+'…'] if len(rows) > lines else rows)
+
+def plot_samples(
+    painted:dict,   # task -> (prompts, images `(n, 3, h, w)`), as many of each
+    size:float=1.5, # width of a picture, inches
+)->tuple:           # (figure, axes)
+    "What a model paints, a row for each task, with captions."
+    titles = [caption(p) for prompts, _ in painted.values() for p in prompts]
+    return show_images([im for _, images in painted.values() for im in images], titles, list(painted), size=size)
+
+# %% ../nbs/22_report.ipynb #1fdcbd0e
+def plot_exam(
+    seen:Sequence, # triples: a `Score`, prompts, images `(n, 3, h, w)`, as `evaluate` made them
+    n:int=2,       # pictures of each task
+    size:float=1.3,# width of a picture, inches
+)->tuple:          # (figure, axes)
+    "What was painted in an evaluation."
+    one = len({s.sampler for s, *_ in seen})==1
+    row = lambda s: s.model if one else f'{s.model}\n{s.steps} steps, guidance {s.guidance:g}'
+    rows = {}
+    for s, prompts, images in seen: rows.setdefault(row(s), []).append((s.task, prompts[:n], images[:n]))
+    titles = [f'{task}\n{caption(p)}' for task, prompts, _ in next(iter(rows.values())) for p in prompts]
+    return show_images([im for parts in rows.values() for *_, images in parts for im in images], titles, list(rows), size=size)
+
 # %% ../nbs/22_report.ipynb #9b74c223
 def plot_matrix(
     ax,                # axes
@@ -170,6 +203,18 @@ def plot_matrix(
     models, tasks = (list(dict.fromkeys(getattr(s, k) for s in rows)) for k in ('model', 'task'))
     at = {(s.model, s.task): getattr(s, field) for s in rows}
     heatmap(ax, np.array([[at.get((m, t), np.nan) for t in tasks] for m in models]), models, tasks, field)
+
+# %% ../nbs/22_report.ipynb #7682a734
+def plot_fixed(
+    ax,              # axes
+    fixed:Sequence,  # dicts: update, task, kl (nats by step), key
+):
+    "KL from each task's teacher at states that do not move, over a run; the last step, which has hardly any noise, left out."
+    for task, c in colours(list(dict.fromkeys(r['task'] for r in fixed))).items():
+        rows = [r for r in fixed if r['task'] == task]
+        ax.plot([r['update'] for r in rows], [sum(r['kl'][:-1] or r['kl']) for r in rows], '.-', color=c, label=task)
+    ax.set(xlabel='update', ylabel='KL at fixed states (nats)', yscale='log')
+    ax.legend(frameon=False, fontsize=8)
 
 # %% ../nbs/22_report.ipynb #b765bb48
 def levels_of(
@@ -205,6 +250,8 @@ def draw_run(
     if scores: plot_scores(axs[0], scores, levels_of(folder) if levels is None else levels)
     keep(fig, 'curves.png')
     keep(plot_divergence(log, walk=walk_of(folder))[0], 'divergence.png')
+    fixed = read_log(folder/'fixed.jsonl')
+    if fixed: fig, (ax,) = panels(1, w=5, h=2.8); plot_fixed(ax, fixed); keep(fig, 'fixed.png')
     return out
 
 # %% ../nbs/22_report.ipynb #0d766187

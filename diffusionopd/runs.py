@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['LISTENING', 'BEFORE', 'FIRST', 'MARKS', 'Stopped', 'note', 'stoppable', 'heeded', 'vacant', 'take', 'claim',
-           'Journal', 'note_scores', 'flat', 'kind_of', 'same_run', 'begin', 'resumable', 'start', 'best_update',
-           'put_down', 'keep', 'events', 'finish', 'distill', 'teach_to', 'pretrain_to']
+           'show_to_trackers', 'Journal', 'note_scores', 'flat', 'kind_of', 'same_run', 'begin', 'resumable', 'start',
+           'best_update', 'put_down', 'keep', 'painted', 'look', 'events', 'finish', 'distill', 'teach_to',
+           'pretrain_to']
 
 # %% ../nbs/23_runs.ipynb #89cb64ed
 import json, os, shutil, signal, threading
@@ -17,15 +18,21 @@ from statistics import mean
 from time import monotonic, perf_counter
 import torch
 from pydantic import ValidationError
+import numpy as np
+from matplotlib import pyplot as plt
+from .card import write_card
 from .checkpoints import changes, checkpoint_state, checkpoints, origins, differences, export_student, listed, newest, prune, recipe_core, restore, save_checkpoint, tidy, verified
 from .errors import Failed, Refusal, refuse
-from .guards import Spared, logger, occupied
+from .evaluate import exam, paint
+from .fixed import fixed_of, run_apart
+from .guards import Spared, logger, occupied, own_randomness
 from .parallel import Shared, agree, on_main, together
 from .pretrain import pretrain, save_base
 from .recipes import KINDS, BaseRecipe, DistillRecipe, TeachRecipe, load_plugins, load_recipe
-from .report import append, draw_run, elapsed, read_log, rewind, write_whole
+from .report import append, draw_run, elapsed, plot_samples, read_log, rewind, write_whole
+from .show import savefig
 from .teach import open_teach, save_teacher, teach
-from .trainer import Run, Update, exact_path, examine, open_run, step
+from .trainer import Run, Update, averaged, exact_path, examine, open_run, step, student_field
 
 # %% ../nbs/23_runs.ipynb #ac304ae2
 class Stopped(Exception):
@@ -121,12 +128,24 @@ def claim(
     write_whole(folder/'recipe.json', recipe.model_dump_json(indent=1)+'\n')
     return folder
 
+# %% ../nbs/23_runs.ipynb #57e958fb
+def show_to_trackers(
+    acc,        # accelerate's, with trackers
+    name:str,   # of the picture
+    picture,    # `(h, w, 3)` uint8
+    step:int,   # of the run
+)->list:        # names of the trackers that took it
+    "Hand a picture to every tracker that takes some."
+    able = [t for t in acc.trackers if hasattr(t, 'log_images')]
+    for t in able: t.log_images({name: picture[None]}, step=step, **(dict(dataformats='NHWC') if t.name == 'tensorboard' else {}))
+    return [t.name for t in able]
+
 # %% ../nbs/23_runs.ipynb #5a6d3b42
 class Journal:
     "Where a run says what happens: notices, each of them once; numbers, to the trackers that the recipe names."
     def __init__(self, run, folder): # a `Run`, and the folder it lives in
         self.run, self.folder, self.said = run, folder, set()
-        ask = lambda what, *args, **kw: getattr(run.accelerator, what)(*args, **kw)
+        ask = lambda what, *args, **kw: show_to_trackers(run.accelerator, *args) if what == 'log_images' else getattr(run.accelerator, what)(*args, **kw)
         self.ask = Spared(ask, f'the tracker {"+".join(run.recipe.trackers)}', run.recipe.patience)
 
     def tell(self, text, **more): # a sentence, and plain values for the file
@@ -196,7 +215,7 @@ def begin(
 ):
     "Claim the folder, drop the records of what will be done again, and say what is not as it was."
     claim(folder, run.recipe, resume)
-    for name, last in (('log', run.update), ('scores', run.update-1), ('notices', run.update)): # an evaluation after this update is due again
+    for name, last in (('log', run.update), ('scores', run.update-1), ('fixed', run.update-1), ('notices', run.update)): # an evaluation after this update is due again
         rewind(folder/f'{name}.jsonl', last)
     journal, lost = Journal(run, folder), run.update-run.skipped-len(read_log(folder/'log.jsonl'))
     if lost > 0: journal.tell(f'the log lacks {lost} of the updates before {run.update}')
@@ -270,6 +289,39 @@ def keep(
     if others: on_main(put_down, run, folder, checkpoint_state(run))
     elif run.accelerator.is_main_process and run.joint.kind in ('alone', 'ddp'): put_down(run, folder, checkpoint_state(run))
 
+# %% ../nbs/23_runs.ipynb #25509376
+def painted(
+    run:Run, # its averaged student paints
+)->dict:     # task -> prompts, images
+    "Pictures of each task's first held-out prompts."
+    r, e, out = run.recipe, run.recipe.evaluation, {}
+    field = student_field(run.bb, r)
+    with averaged(run), run.joint.autocast(run.accelerator), own_randomness('look', r.seed, run.update):
+        for t, source in run.sources.items():
+            prompts, seeds = exam(source, e.pictures, e.seed)
+            out[t] = prompts, paint(run.bb, field, prompts, seeds, e.steps, r.rollout.guidance, batch=e.batch)
+    return out
+
+def look(
+    run:Run,         # at an evaluation
+    folder:Path,     # of the run
+    journal:Journal, # hears of it
+):
+    "Paint a grid into `figures/`, measure at fixed states, and tell the trackers."
+    e = run.recipe.evaluation
+    for a in run_apart(run, fixed_of(run, e.fixed)) if e.fixed else ():
+        if run.accelerator.is_main_process: append(folder/'fixed.jsonl', dict(update=run.update, **asdict(a)))
+        journal.track('log', {f'fixed_kl/{a.task}': a.nats}, step=run.update)
+    if not e.pictures: return
+    try:
+        images = painted(run)
+        if not run.accelerator.is_main_process: return
+        fig, _ = plot_samples(images)
+        path = savefig(fig, folder/'figures'/f'samples_{run.update:06d}.png', dpi=100)
+        plt.close(fig)
+    except (OSError, RuntimeError, Refusal) as why: journal.tell(f'no pictures of update {run.update}: {" ".join(str(why).split())[:200]}'); return
+    journal.track('log_images', 'samples', (plt.imread(path)[..., :3]*255).round().astype('uint8'), run.update)
+
 # %% ../nbs/23_runs.ipynb #857b1494
 def events(
     run:Run,              # is advanced to the end of its recipe
@@ -281,6 +333,7 @@ def events(
     while run.update < r.updates:
         if e.every and run.update % e.every == 0:
             scores = note_scores(run, folder, examine(run, e.n, journal.tell))
+            look(run, folder, journal)
             if r.keep_best and on_main(best_update, folder) == run.update: keep(run, folder)
             yield scores
         try: u = step(run)
@@ -299,11 +352,14 @@ def finish(
     folder:Path,         # of the run
     command:str='',      # for the manifest
     tell=logger.warning, # hears why a task has no score
+    journal:Journal=None, # hears of pictures; None: a new one
 )->list:                 # of `Score`
     "The last evaluation, the student, the figures."
     e = run.recipe.evaluation
     scores = note_scores(run, folder, examine(run, e.final, tell)) if e.final else []
+    look(run, folder, journal or Journal(run, folder))
     export_student(run, folder/'student', command, {s.task: asdict(s) for s in scores})
+    on_main(write_card, folder/'student', base=run.recipe.model, merged=run.recipe.student.kind == 'full')
     on_main(draw_run, folder)
     return scores
 
@@ -329,7 +385,7 @@ def distill(
             calm = True
         except Stopped: calm = True; raise # after the same update in every process
         finally: keep(run, folder, calm)
-        yield finish(run, folder, command, journal.tell)
+        yield finish(run, folder, command, journal.tell, journal)
 
 # %% ../nbs/23_runs.ipynb #db0efe88
 def teach_to(

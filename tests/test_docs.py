@@ -46,6 +46,8 @@ NOT_RUN = {  # beginning of a command -> why it is not run here
     'diffusionopd distill recipe.yaml': 'minutes; test_cli runs the same fresh recipe with fewer updates',
     'diffusionopd evaluate -a runs/distill/student': 'it needs the student of the command before',
     'diffusionopd report runs/distill': 'it needs that run; test_cli reports on another',
+    'diffusionopd plan recipe.yaml': 'it needs the recipe of the first command; test_outputs plans others, and a how-to this one',
+    'diffusionopd export runs/distill': 'it needs that run; test_outputs exports another',
 }
 
 shell = re.compile(r'```(?:sh|bash)\n(.*?)```', re.S)
