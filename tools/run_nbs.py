@@ -49,6 +49,10 @@ def same(old, new):
     changed = [i for i in sorted({*old, *new}) if not alike(old.get(i, ''), new.get(i, ''))]
     return f'{len(old)-len(changed)} of {len(old)} outputs as stored' + f', not those of {" ".join(changed)}'*bool(changed)
 
+def kept_keys():
+    "What cleaning leaves of a cell's metadata, as in settings.ini: JupyterLab folds a solution by it."
+    return get_config().get('allowed_cell_metadata_keys', '').split()
+
 def run_nb(fn, flags, write=True):
     "Run the notebook `fn` from its own folder; return the message of the cell that failed, if one did, and how its outputs compare."
     nb = read_nb(fn)
@@ -62,7 +66,7 @@ def run_nb(fn, flags, write=True):
                 text = ''.join(''.join(o['text']) for o in cell.outputs if o['output_type'] == 'stream')
                 text = text or ''.join(format_exc(shell.exc))  # a closing semicolon silences the cell
                 return f'{fn.name}, cell {i} (id {cell.id}) failed:\n\n{cell.source}\n\n{strip_ansi(text)}', ''
-    clean_nb(nb, clean_ids=get_config().clean_ids)
+    clean_nb(nb, allowed_cell_metadata_keys=kept_keys(), clean_ids=get_config().clean_ids)
     if write: write_nb(nb, fn)
     return '', same(old, shown(nb))
 
