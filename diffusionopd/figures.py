@@ -52,8 +52,8 @@ def plot_walk(
     add:Tensor=None,  # `(steps, b, ...)` from `moves`: arrows
     other:Sequence=(),# records of another walk from the same noise, usually the teacher's
     n:int=6,          # rows to draw
-    grow:float=1.,    # length of an arrow over its move
-)->float:             # share of the variance of the states that the picture shows
+    grow:float=None,  # length of an arrow over its move; None: the longest is an eighth of the picture
+)->tuple:             # share of the variance of the states that the picture shows, and `grow`
     "Walks in a plane, with what a teacher would add to each step."
     own = trajectory(steps)[:, :n]
     origin, axes, share = plane_of(torch.cat([own, trajectory(other)[:, :n]] if other else [own]).flatten(0, 1))
@@ -64,11 +64,12 @@ def plot_walk(
         ax.plot(*path[-1].T, 'o', ms=4, color=colour)
     ax.plot(*at(own[:1])[0].T, '.', ms=4, color='#999999', label='noise')
     if add is not None:
-        ends, arrows = at(own[1:]).reshape(-1, 2), grow*at(add[:, :n], 0*origin).reshape(-1, 2)
-        ax.quiver(*ends.T, *arrows.T, angles='xy', scale_units='xy', scale=1, color=TEACHER, width=.005, zorder=3)
+        ends, arrows = at(own[1:]).reshape(-1, 2), at(add[:, :n], 0*origin).reshape(-1, 2)
+        grow = grow or float(np.ptp(at(own).reshape(-1, 2), 0).max()/8/max(np.linalg.norm(arrows, axis=1).max(), 1e-30))
+        ax.quiver(*ends.T, *(grow*arrows.T), angles='xy', scale_units='xy', scale=1, color=TEACHER, width=.005, zorder=3)
     ax.set_aspect('equal', 'datalim')
     ax.legend(frameon=False, fontsize=7)
-    return share
+    return share, grow
 
 # %% ../nbs/22c_figures.ipynb #539e5e78
 def plot_divergence_history(

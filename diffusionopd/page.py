@@ -164,9 +164,9 @@ def walk_figure(
     own, other = (list(rollout(f, bb.start(g), kernels, cond, g)) for f in fields for g in [seeded(seeds)])
     fig, (left, right) = panels(2, w=4.2, h=3.4)
     plot_walk(left, own, other=other, n=n)
-    share = plot_walk(right, own, moves(own, fields[1], cond), n=n)
+    share, grow = plot_walk(right, own, moves(own, fields[1], cond), n=n)
     return figure_html(figure_uri(fig), f'Walks of student and teacher to the prompt {prompt}; arrows from the student towards where the teacher would step.',
-                       f'{prompt}: {n} walks of {len(kernels)} steps ({o.solver}). Right: what the teacher would add. The plane holds {share:.0%} of the variance of the states.')
+                       f'{prompt}: {n} walks of {len(kernels)} steps ({o.solver}). Right: what the teacher would add, {grow:.3g} times as long. The plane holds {share:.0%} of the variance of the states.')
 
 # %% ../nbs/23b_page.ipynb #b00c0004
 def walked(
