@@ -190,14 +190,15 @@ def plot_saved(
     fig, (l, m, r) = panels(3, 3, 2.7, 2.5)
     g = next(g for g in bench['gradients'] if g['world'] == world)
     for i, (name, j) in enumerate((('usual loop', 1), ('one pass', 0))):
-        parts, bottom = (('student', g['student'][j]/g['steps'], STUDENT), ('teacher', g['teachers'][j]/g['steps'], TEACHER), ('backward', 2., '#999999')), 0.
+        parts, bottom = (('student', g['student'][j]/g['steps'], STUDENT), ('teacher', g['teachers'][j]/g['steps'], TEACHER), ('backward', 2*g['student'][0]/g['steps'], '#999999')), 0.
         for label, v, c in parts: l.bar(i, v, .6, bottom, color=c, label=label if i == 0 else None); bottom += v
-    l.set_xticks([0, 1], ['usual loop', 'one pass']); l.set(ylabel='forwards F per state', ylim=(0, 8)); l.legend(frameon=False, fontsize=7)
+    l.set_xticks([0, 1], ['usual loop', 'one pass']); l.set(ylabel='forwards F per state', ylim=(0, 1.6*max(p.get_y()+p.get_height() for p in l.patches))); l.legend(frameon=False, fontsize=7)
     took = [t for t in bench['time'] if t['world'] == world]
     for key, c in (('two', TEACHER), ('one', STUDENT)): m.plot([t['steps'] for t in took], [t[key][0]/t['floor'][0] for t in took], 'o-', ms=4, color=c, label={'two': 'usual loop', 'one': 'one pass'}[key])
     m.axhline(1, color='#999999', lw=.8, ls=':'); m.set(xlabel='steps', ylabel='time / bare calls', ylim=(.8, None)); m.legend(frameon=False, fontsize=7)
     for how, c in zip(dict.fromkeys(x['how'] for x in bench['memory']), (STUDENT, TEACHER, CYCLE[5])):
         at = sorted((x['steps'], x['tensors']/2**20) for x in bench['memory'] if (x['world'], x['how']) == (world, how))
-        r.plot(*zip(*at), 'o-', ms=4, color=c, label=how)
-    r.set(xlabel='steps', ylabel='peak of tensors (MiB)', yscale='log'); r.legend(frameon=False, fontsize=7)
+        if at: r.plot(*zip(*at), 'o-', ms=4, color=c, label=how)
+    tops = [v for line in r.lines for v in line.get_ydata()]
+    r.set(xlabel='steps', ylabel='peak of tensors (MiB)', yscale='log' if max(tops) > 3*min(tops) else 'linear'); r.legend(frameon=False, fontsize=7)
     return fig, (l, m, r)
