@@ -3,7 +3,7 @@
     python tools/first_cells.py [NOTEBOOK ...]          the ones named, else all
     python tools/first_cells.py --check [NOTEBOOK ...]  write nothing; exit with 1 if that would change anything
 
-The first code cell does nothing where the package is installed, so tests and the site are not slowed by it. The last one exports the notebook
+The first code cell does nothing where the package is installed, and tests and the site leave it out. The last one exports the notebook
 in a checkout with nbdev, and is silent where a reader has only the wheel.
 """
 import hashlib, json, sys
@@ -18,7 +18,7 @@ TOLERANT = '#| hide\ntry: import nbdev; nbdev.nbdev_export()   # in a checkout; 
 
 def setup(cfg):
     "The source of the first code cell, the same everywhere."
-    return ('#| hide\ntry: import diffusionopd\n'
+    return ('#| hide\n#| eval: false\ntry: import diffusionopd\n'
             f"except ImportError: get_ipython().run_line_magic('pip', 'install -q diffusionopd@git+{cfg.git_url}')")
 
 def links(cfg, path):

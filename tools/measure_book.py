@@ -1,9 +1,10 @@
 """Measure the documentation: build time, pages, links, console errors, notebooks run, and stored outputs beside a fresh run.
 
-    python tools/measure_book.py [--json diffusionopd/assets/book.json] [--no-notebooks]
+    python tools/measure_book.py [--json diffusionopd/assets/book.json] [--only PART ...]
 
 It builds the site, reads it, opens every page in Chromium where selenium and Chromium are installed, and runs every notebook in a process of
-its own, with the outputs that it stores compared. An output may differ only for a cause named in CAUSES below; whatever else differs is a fault.
+its own, with the outputs that it stores compared. With --only (`site`, `notebooks`, or names of notebooks) the rest of the file is kept. An
+output may differ only for a cause named in CAUSES below; whatever else differs is a fault.
 """
 import argparse, json, os, platform, subprocess, sys, threading, time
 from functools import partial
@@ -22,7 +23,7 @@ CAUSES = {  # notebook -> (cells, why their outputs are not those of every run)
     '16_prompts.ipynb': (('8d0d384e',), 'a word about [datasets], where it is not installed'),
     '20d_zero.ipynb': ('*', 'a word about DeepSpeed, where it is not installed'),
     '20b_guards.ipynb': (('37d8b95e',), 'a figure of times'),
-    '21_trainer.ipynb': (('94b125d5',), 'seconds of an update'),
+    '26_explore.ipynb': (('0bcf9116',), 'seconds of a run'),
 }
 
 def cause(notebook, cell):
@@ -63,12 +64,12 @@ def browser():
     driver.quit(); server.shutdown()
     return seen
 
-def notebooks():
-    "Every notebook, run: seconds, failures, and its outputs beside those it stores."
-    for nb in sorted(nbglob(get_config().nbs_path)):
+def notebooks(names):
+    "Notebooks, run: seconds of one core, failures, and their outputs beside those they store; of an output that only a fresh run has, nothing is said."
+    for nb in names:
         run = subprocess.run([sys.executable, 'tools/run_nbs.py', '--check', '--json', str(nb)], capture_output=True, text=True)
         got = json.loads(run.stdout.splitlines()[-1])
-        outputs = {c: v for c, v in got['outputs'].items() if v != 'new' or not cause(got['notebook'], c)}
+        outputs = {c: v for c, v in got['outputs'].items() if v != 'new' or not cause(got['notebook'], c)}   # what is new without a cause is a fault
         other = {c: v for c, v in outputs.items() if v != 'same'}
         yield dict(notebook=got['notebook'], seconds=round(got['seconds'], 1), failed=bool(got['failed']), outputs=len(outputs), same=len(outputs)-len(other),
                    caused={c: cause(got['notebook'], c) for c in other if cause(got['notebook'], c)}, faults={c: v for c, v in other.items() if not cause(got['notebook'], c)})
@@ -77,15 +78,23 @@ def notebooks():
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--json', type=Path, help='where to write; nowhere without it')
-    p.add_argument('--no-notebooks', action='store_true', help='keep what the file says of them')
+    p.add_argument('--only', nargs='+', default=['site', 'notebooks'], help='`site`, `notebooks`, or names of notebooks')
     a = p.parse_args()
-    old = json.loads(a.json.read_text()) if a.json and a.json.is_file() else {}
-    made = dict(hardware=f'{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}', site=site(), browser=browser(),
-                notebooks=old.get('notebooks', []) if a.no_notebooks else [*notebooks()])
+    made = json.loads(a.json.read_text()) if a.json and a.json.is_file() else {}
+    every = sorted(nbglob(get_config().nbs_path))
+    made['there'] = len(every)
+    made['hardware'] = f'{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}'
+    if 'site' in a.only: made |= dict(site=site(), browser=browser())
+    wanted = [n for n in every if 'notebooks' in a.only or Path(n).name in a.only]
+    kept = {n['notebook']: n for n in made.get('notebooks', []) if (get_config().nbs_path/n['notebook']).is_file()}
+    for n in notebooks(wanted):
+        kept[n['notebook']] = n
+        made['notebooks'] = [kept[k] for k in sorted(kept)]
+        if a.json: a.json.write_text(json.dumps(made, indent=1, ensure_ascii=False)+'\n')   # what is measured is not lost
     text = json.dumps(made, indent=1, ensure_ascii=False)+'\n'
     if a.json: a.json.write_text(text)
     else: print(text)
-    bad = [n['notebook'] for n in made['notebooks'] if n['failed'] or n['faults']]
+    bad = [n['notebook'] for n in made.get('notebooks', []) if n['failed'] or n['faults']]
     if bad: sys.exit(f'failed, or with outputs that differ without a cause: {", ".join(bad)}')
 
 if __name__ == '__main__': main()

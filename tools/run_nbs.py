@@ -8,7 +8,7 @@
 Notebooks import the installed package. Cells that the checks skip (`#| eval: false` and the flags in settings.ini) keep
 the outputs they had, so pictures made on a GPU survive; NB_FLAGS="slow cuda" runs those cells too.
 """
-import json, math, os, re, subprocess, sys, time
+import json, math, os, re, resource, subprocess, sys
 from pathlib import Path
 
 from execnb.nbio import read_nb, write_nb
@@ -35,6 +35,8 @@ def new_shell(fn):
 
 number, name = re.compile(r'(-?\d+\.\d+(?:e[+-]?\d+)?|-?\d+e[+-]?\d+)'), re.compile(r'\b[mp][0-9a-f]{10}\b')  # of a path in an SVG: a hash of its numbers
 
+zero = re.compile(r'(?<![\d.])-0(?![\d.])')  # a rounded number that was below zero
+
 def shown(nb):
     "What each code cell shows, as one text."
     text = lambda o: ''.join(o.get('text') or '') + ''.join(k + ''.join(v) for k, v in sorted(o.get('data', {}).items()))
@@ -42,7 +44,7 @@ def shown(nb):
 
 def alike(old, new):
     "Are two outputs the same, up to the last digits, in which processors differ?"
-    (a, b), near = (number.split(name.sub('', x)) for x in (old, new)), lambda x, y: math.isclose(float(x), float(y), rel_tol=1e-3, abs_tol=1e-2)
+    (a, b), near = (number.split(zero.sub('0', name.sub('', x))) for x in (old, new)), lambda x, y: math.isclose(float(x), float(y), rel_tol=1e-3, abs_tol=1e-2)
     return len(a) == len(b) and a[::2] == b[::2] and all(map(near, a[1::2], b[1::2]))
 
 def compared(old, new):
@@ -89,10 +91,10 @@ def main(args):
     opts, names = [a for a in args if a.startswith('--')], [a for a in args if not a.startswith('--')]
     if len(names) != 1:  # a process for each, so that no notebook sees what another left behind
         return max(subprocess.call([sys.executable, __file__, *opts, str(n)]) for n in names or sorted(nbglob(cfg.nbs_path)))
-    fn, start = Path(names[0]).absolute(), time.time()
+    fn = Path(names[0]).absolute()
     flags = set(cfg.tst_flags.split()) - set(os.environ.get('NB_FLAGS', '').split())
     failed, found = run_nb(fn, flags, write='--check' not in opts)
-    took = time.time()-start
+    took = sum(u.ru_utime+u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))  # of one core, whoever else is busy
     if '--json' in opts: print(json.dumps(dict(notebook=fn.relative_to(cfg.nbs_path.resolve()).as_posix(), seconds=took, failed=failed, outputs=found)))
     else: print(failed or f'{fn.name}  {took:.1f} s  {same(found)}', flush=True)
     return int(bool(failed))
