@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'Goal', 'Shared', 'Job', 'Point', 'over', 'due', 'Method', 'method', 'find_method', 'Given', 'taught_cost',
-           'given', 'Distilled', 'distill_recipe', 'spent', 'distilled', 'distill_plan', 'opd', 'Policy', 'off_plan',
-           'off_policy', 'ppo', 'Imitation', 'kept_pool', 'imitation_plan', 'sft', 'Merged', 'merge', 'Reinforced',
-           'Cascade', 'aims_of', 'teach_recipe', 'lessons', 'joint_plan', 'round_cost', 'rl', 'cascade_plan', 'cascade']
+           'given', 'Distilled', 'distill_recipe', 'spent', 'distilled', 'steps_of', 'distill_plan', 'opd', 'Policy',
+           'off_plan', 'off_policy', 'ppo', 'Imitation', 'kept_pool', 'imitation_plan', 'sft', 'Merged', 'merge',
+           'Reinforced', 'Cascade', 'aims_of', 'teach_recipe', 'lessons', 'joint_plan', 'round_cost', 'rl',
+           'cascade_plan', 'cascade']
 
 # %% ../nbs/24e_arms.ipynb #3c65a582
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 import torch
 from pydantic import Field as Setting, field_validator
@@ -195,22 +197,33 @@ def distilled(
         export_student(run, folder/'student', f'arm {job.name} of a comparison, seed {job.seed}')
         with averaged(run): yield point(last=True)
 
+# %% ../nbs/24e_arms.ipynb #5f85749b
+@lru_cache
+def steps_of(
+    model:str,  # a base
+    solver:str, # of the walk
+    steps:int,  # how many
+    eta:float,  # its noise
+)->tuple:       # one `Kernel` for each step
+    "The walk of a model's students."
+    return load_backbone(model, device='cpu').kernels(solver, steps, eta)
+
 # %% ../nbs/24e_arms.ipynb #849c41d8
 def distill_plan(
     job:Job, # told
 )->Cost:     # of all updates
     "What on-policy distillation will take."
-    r, s = distill_recipe(job), job.shared
-    bb = load_backbone(r.model, device='cpu')
-    o, kernels = r.objective, bb.kernels(r.objective.solver, r.rollout.steps, r.objective.eta)
+    r = distill_recipe(job)
+    o, kernels = r.objective, steps_of(r.model, r.objective.solver, r.rollout.steps, r.objective.eta)
     draws = [make_plan(o, kernels, torch.Generator().manual_seed(i)) for i in range(64 if o.query in DRAWN else 1)]
     walked, asked = (sum(n)/len(draws) for n in zip(*((p.last+1, sum(p.wanted)) for p in draws)))
     guides = {t: read_manifest(teacher_folder(k.teacher)).guidance if k.guidance is None else k.guidance for t, k in r.tasks.items()}
     twice, n = lambda w: 1 if w == 1 else 2, r.batch*(len(r.tasks) if r.schedule == 'round' else 1)*r.updates
     mine, theirs = twice(r.rollout.guidance), sum(map(twice, guides.values()))/len(guides)
     anchored = 0 if not o.anchor else mine if r.loss.anchor_to == 'base' else twice(guides[r.loss.anchor_to])
+    theirs = theirs*(len(guides) if o.route == 'mean' else 1)
     base = (theirs if o.lam != 1 else 0)+(anchored if r.loss.anchor_to == 'base' else 0)
-    teachers = theirs*(len(guides) if o.route == 'mean' else 1)+(anchored if r.loss.anchor_to != 'base' else 0)
+    teachers = theirs+(anchored if r.loss.anchor_to != 'base' else 0)
     return Cost(round(n*walked*mine), round(n*asked*teachers), round(n*asked*base), round(n*asked*mine), 0, r.updates)
 
 @method('opd', Distilled, distill_plan)

@@ -97,7 +97,7 @@ def gain_interval(
         return [share(np.mean([mean(student[i], t) for i in picked]), mean(base, t), mean(teacher, t)) for t in tasks]
     here = shares({t: np.ones(len(base[t])) for t in tasks}, range(len(student)))
     many = np.array([shares({t: resampled(groups[t], rng) for t in tasks}, rng.integers(len(student), size=len(student))) for _ in range(draws)])
-    ends = lambda v: tuple(float(q) for q in np.nanquantile(v, [(1-level)/2, (1+level)/2]))
+    ends = lambda v: tuple(float(q) for q in np.quantile(v[np.isfinite(v)], [(1-level)/2, (1+level)/2])) if np.isfinite(v).any() else (math.nan,)*2
     return dict(mean=(float(np.mean(here)), *ends(many.mean(1))), worst=(float(np.min(here)), *ends(many.min(1))))
 
 # %% ../nbs/24f_tidy.ipynb #104faaab
