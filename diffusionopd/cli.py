@@ -6,11 +6,12 @@
 __all__ = ['app', 'console', 'Version', 'RecipeFile', 'BaseFile', 'Prompts', 'Kind', 'NewFile', 'RunFolder', 'PageFile',
            'Painted', 'Out', 'DemoOut', 'Png', 'Json', 'Long', 'Resume', 'Accept', 'Quiet', 'Threads', 'Plugins',
            'Updates', 'NewSeed', 'NewModel', 'Seed', 'Each', 'Pictures', 'Steps', 'Guidance', 'Model', 'Adapters',
-           'TaskNames', 'Reward', 'Alone', 'Wording', 'ALONE', 'top', 'said', 'threads', 'room_for', 'speaks',
-           'several', 'Bars', 'bars', 'short', 'show_score', 'reading', 'scores_in', 'follow', 'watch', 'option',
-           'read_recipe', 'tell', 'demo_command', 'distill_command', 'teach_command', 'pretrain_command', 'save_grid',
-           'strange', 'sample_command', 'write_json', 'evaluate_command', 'report_command', 'init_command', 'quieten',
-           'spin_briefly', 'usage', 'main']
+           'TaskNames', 'Reward', 'Alone', 'Wording', 'SuiteFile', 'Together', 'Planned', 'ALONE', 'top', 'said',
+           'threads', 'room_for', 'speaks', 'several', 'Bars', 'bars', 'short', 'show_score', 'reading', 'scores_in',
+           'follow', 'watch', 'option', 'read_recipe', 'tell', 'demo_command', 'distill_command', 'teach_command',
+           'pretrain_command', 'save_grid', 'strange', 'sample_command', 'write_json', 'evaluate_command',
+           'report_command', 'watch_comparison', 'compare_command', 'init_command', 'quieten', 'spin_briefly', 'usage',
+           'main']
 
 # %% ../nbs/25_cli.ipynb #dcb633d0
 import json, os, shlex, sys
@@ -418,6 +419,51 @@ def report_command(folder:RunFolder, out:PageFile=None, pictures:Painted=4, cpu_
     threads(cpu_threads)
     typer.echo(write_page(folder, path, pictures))
 
+# %% ../nbs/25_cli.ipynb #c1a1b2d3
+SuiteFile = Annotated[str, typer.Argument(metavar='SUITE', help='A YAML file with the arms, the seeds and the questions.')]
+Together = Annotated[Optional[int], option(help='Runs at a time; replaces that of the suite.', min=1)]
+Planned = Annotated[bool, typer.Option('--plan', help='Say what the runs will take, and run nothing.')]
+
+# %% ../nbs/25_cli.ipynb #c2a1b2d3
+def watch_comparison(
+    events,           # of `compare`
+    quiet:bool=False, # no bar
+):                    # the last event, None if there was none
+    "Show how far a comparison is. A run that fails is told at once."
+    last = None
+    with bars(quiet) as progress:
+        job = progress.add_task('Comparing', total=None, note='')
+        for last in events:
+            done, note = last.passes/1e3, f'{last.arm}-{last.seed} {last.step}/{last.total}   {last.done} of {last.runs} runs are complete'
+            tenth = done*10//max(1, last.planned/1e3) > progress.tasks[0].completed*10//max(1, last.planned/1e3)
+            progress.update(job, total=round(last.planned/1e3), completed=round(done), note=note)
+            say = lambda text: progress.console.print(text, highlight=False, soft_wrap=True)
+            if last.failed: say(f'{last.arm}-{last.seed} failed: {last.failed}')
+            elif tenth and not progress.disable and not progress.console.is_terminal:
+                left = progress.tasks[0].time_remaining
+                say(f'{done/last.planned*1e5:.0f} % after {progress.tasks[0].elapsed:.0f} s{f", {left:.0f} s left" if left else ""}  {note}')
+    return last
+
+# %% ../nbs/25_cli.ipynb #c4a1b2d3
+@app.command('compare')
+def compare_command(suite:SuiteFile, out:Out=None, jobs:Together=None, plan:Planned=False, quiet:Quiet=False):
+    """Run or resume a comparison of methods: one folder a run, one table for all.
+
+    Examples:
+
+    - `diffusionopd compare recipes/suites/reduced.yaml`
+    - `diffusionopd compare recipes/suites/paper.yaml --jobs 2`
+    - `diffusionopd compare recipes/suites/paper.yaml --plan`
+    """
+    from diffusionopd.backbones import load_backbone
+    from diffusionopd.compare import compare, load_suite, plan_table, speed
+    s = load_suite(suite, out=out, jobs=jobs)
+    threads(s.threads)
+    if plan: typer.echo(plan_table(s, speed(load_backbone(s.model, device='cpu')))); return
+    watch_comparison(compare(s), quiet)
+    folder = Path(s.out).expanduser()
+    typer.echo(f'{(folder/"table.md").read_text()}\nRecords: {folder/"results.csv"}   Figures: {folder/"figures"}')
+
 # %% ../nbs/25_cli.ipynb #121b350e
 @app.command('init')
 def init_command(kind:Kind='distill', path:NewFile='recipe.yaml'):
@@ -484,3 +530,6 @@ def main():
         sys.exit(e.code if stopped else 2)
     if code == 130 and speaks(): say('Stopped.', 'yellow')
     sys.exit(code)
+
+# %% ../nbs/25_cli.ipynb #c6a1b2d3
+ALONE = (*ALONE, 'compare')
