@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 import numpy as np
 import torch, yaml
 from matplotlib import pyplot as plt
@@ -476,19 +476,19 @@ def speed(
     bb:Backbone, # of the suite
     rows:int=36, # samples in a call
     calls:int=3, # to average over
-)->float:        # seconds per pass, half of them with a gradient
+)->float:        # seconds of one core per pass, half of them with a gradient; what other processes take does not count
     "How fast is the network here?"
     add_lora(bb, 'student', 8)
     x, cond = bb.start(seeded(range(rows))), bb.encode([bb.probes[-1]]*rows)
     field = adapter_field(bb, 'student', True)
     field(x, .5, cond)
-    begin = perf_counter()
+    begin = process_time()
     for _ in range(calls): field(x, .5, cond).square().mean().backward()
-    return (perf_counter()-begin)/(2*rows*calls)
+    return (process_time()-begin)/(2*rows*calls)
 
 def plan_table(
     suite:Suite,  # to be run
-    rate:float,   # seconds per pass, from `speed`
+    rate:float,   # seconds of one core per pass, from `speed`
 )->str:           # Markdown
     "What each run will take, by its settings."
     q, lines, total = suite.evaluation, [], 0.
