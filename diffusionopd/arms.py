@@ -6,8 +6,7 @@
 __all__ = ['METHODS', 'Goal', 'Shared', 'Job', 'Point', 'over', 'due', 'Method', 'method', 'find_method', 'Given', 'taught_cost',
            'given', 'Distilled', 'distill_recipe', 'spent', 'distilled', 'steps_of', 'distill_plan', 'opd', 'Policy',
            'off_plan', 'off_policy', 'ppo', 'Imitation', 'kept_pool', 'imitation_plan', 'sft', 'Merged', 'merge',
-           'Reinforced', 'Cascade', 'aims_of', 'teach_recipe', 'lessons', 'joint_plan', 'round_cost', 'rl',
-           'cascade_plan', 'cascade']
+           'Reinforced', 'Cascade', 'aims_of', 'teach_recipe', 'lessons', 'joint_plan', 'rl', 'cascade_plan', 'cascade']
 
 # %% ../nbs/24e_arms.ipynb #3c65a582
 import json
@@ -23,7 +22,7 @@ from .adapters import Manifest, adapter_field, load_adapter, read_manifest, save
 from .backbones import load_backbone
 from .baselines import Pool, imitation, learn, policy_states, teacher_pool, teacher_states
 from .checkpoints import export_student
-from .compute import Cost, Counter, as_cost, counting, nft_cost
+from .compute import Cost, Counter, as_cost, counting, stage1_cost
 from .errors import nearest, refuse
 from .evaluate import own_device, teacher_folder
 from .fields import Field
@@ -136,8 +135,8 @@ def taught_cost(
     file = folder/'cost.json'
     if file.is_file(): return as_cost(json.loads(file.read_text()), str(file))
     c = read_manifest(folder).config
-    known = {'prompts_per_iteration', 'images_per_prompt', 'levels', 'steps', 'guidance', 'inner_steps', 'iterations'} <= c.keys() and c.get('method', 'nft') == 'nft'
-    return nft_cost(c) if known else None
+    known = {'prompts_per_iteration', 'images_per_prompt', 'levels', 'steps', 'guidance', 'inner_steps', 'iterations'} <= c.keys()
+    return stage1_cost(c) if known else None
 
 @method('given', Given, lambda job: Cost(), taught=False)
 def given(job):
@@ -388,13 +387,7 @@ def joint_plan(
     job:Job, # told
 )->Cost:     # of all rounds
     "What joint reinforcement will take."
-    return round_cost(teach_recipe(job, aims_of(job, job.settings.only), job.start))
-
-def round_cost(
-    r:TeachRecipe, # settings
-)->Cost:           # of all rounds
-    "What stage 1 will take, by its settings."
-    return nft_cost(r)
+    return stage1_cost(teach_recipe(job, aims_of(job, job.settings.only), job.start))
 
 @method('rl', Reinforced, joint_plan, taught=False)
 def rl(job):
@@ -404,7 +397,7 @@ def cascade_plan(
     job:Job, # told
 )->Cost:     # of all stages
     "What a cascade will take."
-    return sum((round_cost(teach_recipe(job, {t: g}, job.start)) for t, g in aims_of(job, job.settings.order).items()), Cost())
+    return sum((stage1_cost(teach_recipe(job, {t: g}, job.start)) for t, g in aims_of(job, job.settings.order).items()), Cost())
 
 @method('cascade', Cascade, cascade_plan, taught=False)
 def cascade(job):

@@ -7,11 +7,11 @@ __all__ = ['app', 'console', 'Version', 'RecipeFile', 'BaseFile', 'Prompts', 'Ki
            'Painted', 'Out', 'DemoOut', 'Png', 'Json', 'Long', 'Resume', 'Accept', 'Quiet', 'Threads', 'Plugins',
            'Updates', 'NewSeed', 'NewModel', 'Seed', 'Each', 'Pictures', 'Steps', 'Guidance', 'Model', 'Adapters',
            'TaskNames', 'Reward', 'Alone', 'Wording', 'SuiteFile', 'Together', 'Planned', 'ALONE', 'top', 'said',
-           'threads', 'room_for', 'speaks', 'several', 'Bars', 'bars', 'short', 'show_score', 'reading', 'scores_in',
-           'follow', 'watch', 'option', 'read_recipe', 'tell', 'demo_command', 'distill_command', 'teach_command',
-           'pretrain_command', 'save_grid', 'strange', 'sample_command', 'write_json', 'evaluate_command',
-           'report_command', 'watch_comparison', 'compare_command', 'init_command', 'quieten', 'spin_briefly', 'usage',
-           'main']
+           'threads', 'room_for', 'speaks', 'several', 'Bars', 'bars', 'short', 'show_score', 'gaps_in', 'reading',
+           'scores_in', 'follow', 'watch', 'option', 'read_recipe', 'tell', 'demo_command', 'distill_command',
+           'teach_command', 'pretrain_command', 'save_grid', 'strange', 'sample_command', 'write_json',
+           'evaluate_command', 'report_command', 'watch_comparison', 'compare_command', 'init_command', 'quieten',
+           'spin_briefly', 'usage', 'main']
 
 # %% ../nbs/25_cli.ipynb #dcb633d0
 import json, os, shlex, sys
@@ -101,6 +101,13 @@ def show_score(
     strict = f'  strict {s.strict:.3f}' if s.strict == s.strict else ''
     return f'  {s.model:>12} on {s.task:<12} {s.score:.3f} ({s.low:.2f}-{s.high:.2f}){strict}'
 
+def gaps_in(
+    event, # of a generator
+)->list:   # of lines
+    "What judges say of a round of teaching, and how far that is from the reward."
+    verdicts = event.verdicts if type(event).__name__ == 'Taught' else {}
+    return [f'  {"judge":>12} on {t:<12} {v.judge:.3f} by {v.by}, reward minus judge {v.gap:+.3f}' for t, v in verdicts.items()]
+
 # %% ../nbs/25_cli.ipynb #a60e3e15
 def reading(
     event, # of a generator of `runs` or `demo`
@@ -108,7 +115,7 @@ def reading(
     "An event as progress."
     kind = type(event).__name__
     if kind == 'Update': return event.update, f'KL  {short(event.path_kl)}   loss {event.loss:.4f}'
-    if kind == 'Taught': return event.iteration, f'reward {event.reward:.3f}   loss {event.loss:.3f}'
+    if kind == 'Taught': return event.iteration, f'reward {short(event.rewards) if len(event.rewards) > 1 else format(event.reward, ".3f")}   loss {event.loss:.3f}'
     if kind == 'Pretrained': return event.update, f'loss {event.loss:.4f}'
     if kind == 'Score': return None, show_score(event).strip()
     return None, ''
@@ -119,7 +126,7 @@ def scores_in(
 )->list:   # of `Score`, to be printed above the bars
     "The scores that an event brings: an evaluation's, or those of a round of teaching."
     if isinstance(event, list): return event
-    return [event.score] if type(event).__name__ == 'Taught' and event.score else []
+    return list(event.scores.values()) or [s for s in [event.score] if s] if type(event).__name__ == 'Taught' else []
 
 def follow(
     progress:Progress, # its last task is the stage that goes on
@@ -131,7 +138,7 @@ def follow(
         progress.update(job.id, total=job.completed or 1, completed=job.completed or 1, note='')
         progress.add_task(event.text, total=event.total or None, note='')
         return
-    for s in scores_in(event): print_line(show_score(s))
+    for line in [*map(show_score, scores_in(event)), *gaps_in(event)]: print_line(line)
     done, note = reading(event)
     if not note: return
     before, done = job.completed, job.completed+1 if done is None else done
@@ -275,7 +282,9 @@ def distill_command(recipe:RecipeFile, out:Out=None, seed:NewSeed=None, updates:
 @app.command('teach')
 def teach_command(recipe:RecipeFile, model:NewModel=None, out:Out=None, seed:NewSeed=None, plugin:Plugins=None, cpu_threads:Threads=None,
                   quiet:Quiet=False):
-    """Train one specialist by reinforcement learning (DiffusionNFT).
+    """Train a specialist, or one adapter on several tasks, by reinforcement learning.
+
+    The method is that of the recipe: nft (DiffusionNFT), flow_grpo or grpo_guard. Evaluations print the reward, what a judge says, and their gap.
 
     It teaches models that paint pixels, as the embedded one does. Models with an autoencoder, such as Stable Diffusion, are refused today.
 
@@ -288,7 +297,7 @@ def teach_command(recipe:RecipeFile, model:NewModel=None, out:Out=None, seed:New
     r = read_recipe('teach', recipe, plugin, model=model, out=out, seed=seed)
     from diffusionopd.runs import teach_to
     threads(cpu_threads)
-    watch(teach_to(r, said()), f'Teaching {r.task}', r.iterations, quiet)
+    watch(teach_to(r, said()), f'Teaching {r.title}', r.iterations, quiet)
     typer.echo(f'Teacher: {r.out}')
 
 # %% ../nbs/25_cli.ipynb #4f510f86
