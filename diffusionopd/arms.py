@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'Goal', 'Shared', 'Job', 'Point', 'over', 'due', 'Method', 'method', 'find_method', 'Given', 'taught_cost',
-           'given', 'Distilled', 'distill_recipe', 'spent', 'distilled', 'steps_of', 'distill_plan', 'opd', 'Policy',
-           'off_plan', 'off_policy', 'ppo', 'Imitation', 'kept_pool', 'imitation_plan', 'sft', 'Merged', 'merge',
-           'Reinforced', 'Cascade', 'aims_of', 'teach_recipe', 'lessons', 'joint_plan', 'rl', 'cascade_plan', 'cascade']
+           'given', 'Distilled', 'aims_of', 'distill_recipe', 'spent', 'distilled', 'steps_of', 'distill_plan', 'opd',
+           'Policy', 'off_plan', 'off_policy', 'ppo', 'Imitation', 'kept_pool', 'imitation_plan', 'sft', 'Merged',
+           'merge', 'Reinforced', 'Cascade', 'teach_recipe', 'lessons', 'joint_plan', 'rl', 'cascade_plan', 'cascade']
 
 # %% ../nbs/24e_arms.ipynb #3c65a582
 import json
@@ -149,6 +149,16 @@ def given(job):
 class Distilled(Part):
     "An arm that distils."
     recipe: dict = Setting({}, description='fields of a recipe for distill')
+    only: list[str] | None = Setting(None, min_length=1, description='names of tasks; empty: all of them')
+
+def aims_of(
+    job:Job,     # told
+    names,       # of tasks; None: all
+)->dict:         # name -> `Goal`
+    "Tasks by name. Raises `Refusal` for one that is not there."
+    goals = job.shared.tasks
+    for t in names or (): refuse(t not in goals, f'arms.{job.name}: unknown task {t!r}: {nearest(t, goals)}')
+    return {t: goals[t] for t in names or goals}
 
 def distill_recipe(
     job:Job, # told
@@ -156,7 +166,7 @@ def distill_recipe(
     "The recipe of an arm that distils."
     s = job.shared
     own = dict(plugins=s.plugins, model=s.model, seed=job.seed, out=str(job.folder/'run'), trackers=[], evaluation=dict(every=0, final=0),
-               tasks={t: g.model_dump(exclude={'judge'}) for t, g in s.tasks.items()},
+               tasks={t: g.model_dump(exclude={'judge'}) for t, g in aims_of(job, job.settings.only).items()},
                student=s.student.model_dump() | dict(start=str(job.start) if job.start else s.student.start))
     return make_recipe(DistillRecipe, over(own, s.distill, job.settings.recipe), f'arms.{job.name}.recipe')
 
@@ -327,15 +337,6 @@ class Cascade(Part):
     "One adapter, one task after the other."
     recipe: dict = Setting({}, description='fields of a recipe for teach, for each stage')
     order: list[str] = Setting(description='names of tasks, the first one first', min_length=1)
-
-def aims_of(
-    job:Job,     # told
-    names,       # of tasks; None: all
-)->dict:         # name -> `Goal`
-    "Tasks by name. Raises `Refusal` for one that is not there."
-    goals = job.shared.tasks
-    for t in names or (): refuse(t not in goals, f'arms.{job.name}: unknown task {t!r}: {nearest(t, goals)}')
-    return {t: goals[t] for t in names or goals}
 
 def teach_recipe(
     job:Job,     # told
