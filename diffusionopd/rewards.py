@@ -313,7 +313,7 @@ def from_imagereward(
 # %% ../nbs/12b_rewards.ipynb #00b079c1
 MAKERS = dict(aesthetics=aesthetics_reward, imagereward=imagereward_reward)
 MAKERS |= {k: (lambda k: lambda name, dtype='float32', batch=32: clip_reward(k, name, dtype, batch))(k) for k in CLIPS}
-LATER_REWARDS = ('lettering', 'composition') # later notebooks that register more, imported when a name is looked up
+LATER_REWARDS = ('lettering', 'composition', 'simple_rewards') # later notebooks that register more, imported when a name is looked up
 
 def maker(
     kind:str, # what stands before the colon
