@@ -98,10 +98,11 @@ def test_teach_recipe(change, words, refuses, tmp_path):
     ('no score', 'dict(strict=[1., 1.])', "the key 'score'"),
     ('words', "dict(score=['good', 'bad'])", 'no list of numbers'),
 )
-def test_reward_of_a_lesson(change, words, refuses, tmp_path):
+def test_reward_of_a_lesson(change, words, refuses, tmp_path, tmp_path_factory):
     "What a reward of one's own does wrong is told under its name and its task's."
-    (tmp_path/'mine.py').write_text(f'from diffusionopd.evaluate import reward\n@reward("mine")\ndef mine(images, prompts): return {change}\n')
-    small = dict(task='lesson', prompts='embedded:text', reward='mine', iterations=1, prompts_per_iteration=1, images_per_prompt=2, steps=2, plugins=['mine.py'])
+    plugin = tmp_path_factory.mktemp('plugin')/'mine.py'                                 # Python leaves its bytecode beside it
+    plugin.write_text(f'from diffusionopd.evaluate import reward\n@reward("mine")\ndef mine(images, prompts): return {change}\n')
+    small = dict(task='lesson', prompts='embedded:text', reward='mine', iterations=1, prompts_per_iteration=1, images_per_prompt=2, steps=2, plugins=[str(plugin)])
     refuses('teach', write(tmp_path, small), '-q', words=['task lesson: ', "the reward 'mine'", words])
 
 @pytest.mark.parametrize('content, words', [
