@@ -39,7 +39,7 @@ def colourfulness(
     images:Tensor, # `(b, 3, h, w)` in [0, 1]
     prompts:list,  # not read
 )->dict:           # `score` `(b,)`, 0 for grey
-    "Equation (1)."
+    "How colourful pictures are, equation (1)."
     r, g, b = images.detach().float().cpu().clamp(0, 1).unbind(1)
     rg, yb = (r-g).flatten(1), ((r+g)/2-b).flatten(1)
     spread = (rg.var(1, correction=0)+yb.var(1, correction=0)).sqrt()

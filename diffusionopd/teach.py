@@ -67,7 +67,8 @@ def settled(
     refuse(r.optimiser.ema > 0, 'optimiser.ema: a specialist is not averaged, its sampling policy is (lag): it must be 0')
     try: heeded(r)
     except ValueError as e: refuse(True, str(e))
-    if r.student.start: teacher_folder(r.student.start)
+    if r.student.start:
+        with concerning('student.start'): refuse(not teacher_folder(r.student.start).is_dir(), f'there is no adapter folder {r.student.start!r}')
     goals = {}
     for name, aim in r.aims.items():
         at = f'tasks.{name}.' if r.tasks else ''
