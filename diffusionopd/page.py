@@ -22,6 +22,7 @@ from .report import elapsed, levels_of, plot_divergence, plot_gap, plot_scores, 
 from .rollout import rollout, seeded
 from .runs import kind_of
 from .show import panels, pixels
+from .teachers import painters
 
 # %% ../nbs/23b_page.ipynb #6262a68f
 def data_uri(
@@ -144,7 +145,7 @@ def painted(
     base, own = named_models(bb), {} if r.student.kind == 'full' else dict(student=folder/'student')
     student = named_models(bb, own) if own else {}
     for task, t in r.tasks.items():
-        models = base | named_models(bb, dict(teacher=t.teacher)) | student
+        models = base | painters(bb, r, task) | student
         prompts = list(dict.fromkeys(prompt_source(t.prompts)(i, seed, 'test') for i in range(n)))
         painted = [paint(bb, f, prompts, [seed]*len(prompts), r.evaluation.steps, w) for f, w in models.values()]
         rows = [[p, *(figure_html(image_uri(im), f'{name}: {p}') for name, im in zip(models, ims))] for p, *ims in zip(prompts, *painted)]
@@ -177,10 +178,10 @@ def walked(
     bb, seed = load_backbone(r.model, device=own_device()), r.evaluation.seed
     base, student = named_models(bb), named_models(bb, dict(student=folder/'student'))
     for task, t in r.tasks.items():
-        prompt, models = prompt_source(t.prompts)(0, seed, 'test'), base | named_models(bb, dict(teacher=t.teacher)) | student
+        prompt, models = prompt_source(t.prompts)(0, seed, 'test'), base | painters(bb, r, task) | student
         yield figure_html(figure_uri(plot_film(bb, models, prompt, seed, min(10, r.evaluation.steps))[0]), f'Films of {", ".join(models)} for the prompt {prompt}: the picture that each step implies.',
                           f'{task}: {prompt}, step by step along the ODE, from one noise.')
-        yield walk_figure(bb, r, models, prompt)
+        if 'teacher' in models: yield walk_figure(bb, r, models, prompt)
 
 # %% ../nbs/23b_page.ipynb #db08328b
 def sections(
@@ -194,7 +195,7 @@ def sections(
     r, log, scores = load_recipe('distill', folder/'recipe.json'), read_log(folder/'log.jsonl'), read_log(folder/'scores.jsonl')
     refuse(not log, f'{folder} has no update on record yet')
     load_plugins(r.plugins)
-    tasks = [[name, t.prompts, t.teacher, f'{t.weight:g}'] for name, t in r.tasks.items()]
+    tasks = [[name, t.prompts, ', '.join(t.members), f'{t.weight:g}'] for name, t in r.tasks.items()]
     yield 'What was asked', [table_html(['', ''], facts(folder, r, log)), table_html(['task', 'prompts', 'teacher', 'weight'], tasks)]
     if scores: yield 'Scores', [table_html(*score_rows(scores, levels_of(folder)))]
     yield 'What was learnt', curves(folder, log, scores, r.rollout.steps)
