@@ -86,6 +86,7 @@ def grown(
         if factor > 1.1: size, far = size/factor, 0.
     return far
 
+# %% ../nbs/24b_survey.ipynb #56e2f941
 def lora_teacher(
     bb:Backbone, # the base, without adapters
     folder,      # gets the adapter
@@ -127,6 +128,7 @@ def own_scale(
     try: return bb.guided(adapter_field(bb, None), 2.) and 2.
     except Refusal: return 1.
 
+# %% ../nbs/24b_survey.ipynb #a696bd7c
 def set_out(
     name:str, # a key of `FAMILIES`
     folder,   # gets all of it
@@ -219,6 +221,7 @@ class Row:
     learnt: dict = field(default_factory=dict)  # kind of the teachers -> `Learnt`
     bf16: float = 0.                            # relative error of an answer in bfloat16
 
+# %% ../nbs/24b_survey.ipynb #ab2aff52
 @torch.no_grad()
 def guidance_of(
     bb:Backbone, # any
@@ -264,6 +267,7 @@ def hired(
         else: out[t] = module_field(bb, (own := fresh(folder, size, model=place.name)).net), own
     return out
 
+# %% ../nbs/24b_survey.ipynb #acb1d99d
 def examined(
     name:str,    # a key of `FAMILIES`
     folder,      # as `set_out` left it, with a student in `run-lora` and in `run-whole`
