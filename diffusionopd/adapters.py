@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .backbones import Backbone, net_hash
+from .backbones import Backbone, net_hash, stored_hash
 from .errors import Refusal, nearest, refuse
 from .fields import Field
 
@@ -307,7 +307,7 @@ def latents_of(
     if vae is None: return said
     own = {k: vae.config.get(f'{k}_factor') for k in ('scaling', 'shift')}
     rest = {k: vae.config.get(k) for k in ('latents_mean', 'latents_std')}
-    marks = hashlib.sha256(f'{net_hash(vae)} {rest if any(rest.values()) else ""}'.encode()).hexdigest()[:16]
+    marks = hashlib.sha256(f'{stored_hash(vae) or net_hash(vae)} {rest if any(rest.values()) else ""}'.encode()).hexdigest()[:16]
     return said | {k: v for k, v in own.items() if v is not None} | dict(autoencoder=marks)
 
 def latents_note(
@@ -496,6 +496,9 @@ def incoming(
     layers = {k: m for k, m in bb.net.named_modules() if isinstance(m, BaseTunerLayer) and name in m.lora_A}
     lost = next((s for s in ear.said if 'led to' in s), '')
     refuse(not layers, f'{file}: nothing in it is for the {bb.component} of {type(bb.pipe).__name__}, in a layout that diffusers reads')
+    left = type(bb.pipe).lora_state_dict(str(file.parent), weight_name=file.name, local_files_only=True)
+    loose = [k for k in (left[0] if isinstance(left, tuple) else left) if k.endswith('.alpha')]
+    refuse(bool(loose), f'{file}: diffusers would drop the strength that this layout states, first in {loose[0] if loose else ""!r}')
     refuse(bool(lost), f'{file} would be read in part only: {" ".join(lost.split())[:200]}')
     return layers
 
