@@ -499,6 +499,7 @@ def incoming(
     refuse(bool(lost), f'{file} would be read in part only: {" ".join(lost.split())[:200]}')
     return layers
 
+# %% ../nbs/15_adapters.ipynb #a72a3fd0
 def converted(
     bb:Backbone, # its pipeline reads the file; as before afterwards
     file:Path,   # in a layout that diffusers converts
@@ -557,7 +558,8 @@ def gap(
     x:Tensor,            # `(b, ...)` probe noise
     cond,                # condition of the probes
     sigmas=(1., .6, .3), # levels to compare at
-)->float:                # 0: the same field; nan if an answer is not finite, so ask `not gap >= ...`
+)->float:                # 0: the same field; raises `Refusal` for answers of other shapes; nan if an answer is not finite, so ask `not gap >= ...`
     "How differently do two fields answer? Equation (2)."
     pairs = [(a(x, s, cond), b(x, s, cond)) for s in sigmas]
+    for p, q in pairs: refuse(p.shape!=q.shape, f'two fields answer in the shapes {tuple(p.shape)} and {tuple(q.shape)}')
     return float(sum((p-q).square().mean() for p, q in pairs)/sum(q.square().mean() for _, q in pairs))**.5

@@ -111,11 +111,10 @@ def times(
 # %% ../nbs/14_backbones.ipynb #0bc087e8
 class Backbone:
     "What a trainer needs to know about a pipeline. A family subclasses it and overrides what differs."
-    component = 'transformer'                                        # the pipeline's network that is distilled
+    component, place = 'transformer', None                           # the pipeline's network that is distilled; where it is asked, if its weights rest elsewhere
     probes = ('', 'two red rings to the left of a blue disc')        # captions of different lengths, to try `encode` with
     lora_targets = ('attn.to_q', 'attn.to_k', 'attn.to_v', 'attn.to_out.0',
                     'attn.add_q_proj', 'attn.add_k_proj', 'attn.add_v_proj', 'attn.to_add_out')
-    place = None                                                     # where a network is asked whose weights rest elsewhere
     sizes, height, width, frames, patch = ('height', 'width'), None, None, None, 1 # what `resize` may change; in latent pixels, a patch's side
     def __init__(self, pipe, identity:str=''):                       # identity: of the base's weights, if it is known already
         self.pipe, self.identity = pipe, identity or net_hash(getattr(pipe, self.component))

@@ -7,14 +7,14 @@ __all__ = ['app', 'console', 'Version', 'RecipeFile', 'BaseFile', 'Prompts', 'Ki
            'Painted', 'Out', 'DemoOut', 'Png', 'Json', 'Grid', 'Long', 'Resume', 'Accept', 'Quiet', 'Threads',
            'Plugins', 'Updates', 'NewSeed', 'NewModel', 'Seed', 'Each', 'Pictures', 'Steps', 'Guidance', 'Scales',
            'ManySteps', 'Batch', 'Device', 'Model', 'Adapters', 'TaskNames', 'Reward', 'Height', 'Width', 'Frames',
-           'FixedKl', 'Walks', 'Walker', 'Alone', 'Wording', 'Student', 'Merged', 'Adapted', 'Push', 'Public',
-           'Licence', 'OwnBase', 'StoredAs', 'Devices', 'DeviceMemory', 'PeakSpeed', 'Reached', 'Measure', 'ALONE',
-           'top', 'said', 'threads', 'room_for', 'speaks', 'several', 'Bars', 'bars', 'short', 'show_score', 'reading',
-           'scores_in', 'follow', 'watch', 'option', 'read_recipe', 'tell', 'demo_command', 'distill_command',
-           'teach_command', 'pretrain_command', 'save_grid', 'strange', 'numbers', 'placed', 'sized', 'sample_command',
-           'write_json', 'said_scores', 'write_scores', 'write_grid', 'examined', 'fixed_table', 'evaluate_command',
-           'report_command', 'export_command', 'plan_command', 'init_command', 'quieten', 'spin_briefly', 'usage',
-           'main']
+           'FixedKl', 'Walks', 'Walker', 'Alone', 'Wording', 'SuiteFile', 'Together', 'Planned', 'Student', 'Merged',
+           'Adapted', 'Push', 'Public', 'Licence', 'OwnBase', 'StoredAs', 'Devices', 'DeviceMemory', 'PeakSpeed',
+           'Reached', 'Measure', 'ALONE', 'top', 'said', 'threads', 'room_for', 'speaks', 'several', 'Bars', 'bars',
+           'short', 'show_score', 'gaps_in', 'reading', 'scores_in', 'follow', 'watch', 'option', 'read_recipe', 'tell',
+           'demo_command', 'distill_command', 'teach_command', 'pretrain_command', 'save_grid', 'strange', 'numbers',
+           'placed', 'sized', 'sample_command', 'write_json', 'said_scores', 'write_scores', 'write_grid', 'examined',
+           'fixed_table', 'evaluate_command', 'report_command', 'watch_comparison', 'compare_command', 'export_command',
+           'plan_command', 'init_command', 'quieten', 'spin_briefly', 'usage', 'main']
 
 # %% ../nbs/25_cli.ipynb #dcb633d0
 import json, os, shlex, sys
@@ -104,6 +104,13 @@ def show_score(
     strict = f'  strict {s.strict:.3f}' if s.strict == s.strict else ''
     return f'  {s.model:>12} on {s.task:<12} {s.score:.3f} ({s.low:.2f}-{s.high:.2f}){strict}'
 
+def gaps_in(
+    event, # of a generator
+)->list:   # of lines
+    "What judges say of a round of teaching, and how far that is from the reward."
+    verdicts = event.verdicts if type(event).__name__ == 'Taught' else {}
+    return [f'  {"judge":>12} on {t:<12} {v.judge:.3f} by {v.by}, reward minus judge {v.gap:+.3f}' for t, v in verdicts.items()]
+
 # %% ../nbs/25_cli.ipynb #a60e3e15
 def reading(
     event, # of a generator of `runs` or `demo`
@@ -111,7 +118,7 @@ def reading(
     "An event as progress."
     kind = type(event).__name__
     if kind == 'Update': return event.update, f'KL  {short(event.path_kl)}   loss {event.loss:.4f}'
-    if kind == 'Taught': return event.iteration, f'reward {event.reward:.3f}   loss {event.loss:.3f}'
+    if kind == 'Taught': return event.iteration, f'reward {short(event.rewards) if len(event.rewards) > 1 else format(event.reward, ".3f")}   loss {event.loss:.3f}'
     if kind == 'Pretrained': return event.update, f'loss {event.loss:.4f}'
     if kind == 'Score': return None, show_score(event).strip()
     return None, ''
@@ -122,7 +129,7 @@ def scores_in(
 )->list:   # of `Score`, to be printed above the bars
     "The scores that an event brings: an evaluation's, or those of a round of teaching."
     if isinstance(event, list): return event
-    return [event.score] if type(event).__name__ == 'Taught' and event.score else []
+    return list(event.scores.values()) or [s for s in [event.score] if s] if type(event).__name__ == 'Taught' else []
 
 def follow(
     progress:Progress, # its last task is the stage that goes on
@@ -134,7 +141,7 @@ def follow(
         progress.update(job.id, total=job.completed or 1, completed=job.completed or 1, note='')
         progress.add_task(event.text, total=event.total or None, note='')
         return
-    for s in scores_in(event): print_line(show_score(s))
+    for line in [*map(show_score, scores_in(event)), *gaps_in(event)]: print_line(line)
     done, note = reading(event)
     if not note: return
     before, done = job.completed, job.completed+1 if done is None else done
@@ -291,7 +298,9 @@ def distill_command(recipe:RecipeFile, out:Out=None, seed:NewSeed=None, updates:
 @app.command('teach')
 def teach_command(recipe:RecipeFile, model:NewModel=None, out:Out=None, seed:NewSeed=None, plugin:Plugins=None, cpu_threads:Threads=None,
                   quiet:Quiet=False):
-    """Train one specialist by reinforcement learning (DiffusionNFT).
+    """Train a specialist, or one adapter on several tasks, by reinforcement learning.
+
+    The method is that of the recipe: nft (DiffusionNFT), flow_grpo or grpo_guard. Evaluations print the reward, what a judge says, and their gap.
 
     It teaches models that paint pixels, as the embedded one does. Models with an autoencoder, such as Stable Diffusion, are refused today.
 
@@ -304,7 +313,7 @@ def teach_command(recipe:RecipeFile, model:NewModel=None, out:Out=None, seed:New
     r = read_recipe('teach', recipe, plugin, model=model, out=out, seed=seed)
     from diffusionopd.runs import teach_to
     threads(cpu_threads)
-    watch(teach_to(r, said()), f'Teaching {r.task}', r.iterations, quiet)
+    watch(teach_to(r, said()), f'Teaching {r.title}', r.iterations, quiet)
     typer.echo(f'Teacher: {r.out}')
 
 # %% ../nbs/25_cli.ipynb #4f510f86
@@ -554,6 +563,51 @@ def report_command(folder:RunFolder, out:PageFile=None, pictures:Painted=4, cpu_
     threads(cpu_threads)
     typer.echo(write_page(folder, path, pictures))
 
+# %% ../nbs/25_cli.ipynb #c1a1b2d3
+SuiteFile = Annotated[str, typer.Argument(metavar='SUITE', help='A YAML file with the arms, the seeds and the questions.')]
+Together = Annotated[Optional[int], option(help='Runs at a time; replaces that of the suite.', min=1)]
+Planned = Annotated[bool, typer.Option('--plan', help='Say what the runs will take, and run nothing.')]
+
+# %% ../nbs/25_cli.ipynb #c2a1b2d3
+def watch_comparison(
+    events,           # of `compare`
+    quiet:bool=False, # no bar
+):                    # the last event, None if there was none
+    "Show how far a comparison is. A run that fails is told at once."
+    last = None
+    with bars(quiet) as progress:
+        job = progress.add_task('Comparing', total=None, note='')
+        for last in events:
+            done, note = last.passes/1e3, f'{last.arm}-{last.seed} {last.step}/{last.total}   {last.done} of {last.runs} runs are complete'
+            tenth = done*10//max(1, last.planned/1e3) > progress.tasks[0].completed*10//max(1, last.planned/1e3)
+            progress.update(job, total=round(last.planned/1e3), completed=round(done), note=note)
+            say = lambda text: progress.console.print(text, highlight=False, soft_wrap=True)
+            if last.failed: say(f'{last.arm}-{last.seed} failed: {last.failed}')
+            elif tenth and not progress.disable and not progress.console.is_terminal:
+                left = progress.tasks[0].time_remaining
+                say(f'{done/last.planned*1e5:.0f} % after {progress.tasks[0].elapsed:.0f} s{f", {left:.0f} s left" if left else ""}  {note}')
+    return last
+
+# %% ../nbs/25_cli.ipynb #c4a1b2d3
+@app.command('compare')
+def compare_command(suite:SuiteFile, out:Out=None, jobs:Together=None, plan:Planned=False, quiet:Quiet=False):
+    """Run or resume a comparison of methods: one folder a run, one table for all.
+
+    Examples:
+
+    - `diffusionopd compare recipes/suites/reduced.yaml`
+    - `diffusionopd compare recipes/suites/paper.yaml --jobs 2`
+    - `diffusionopd compare recipes/suites/paper.yaml --plan`
+    """
+    from diffusionopd.backbones import load_backbone
+    from diffusionopd.compare import compare, load_suite, plan_table, speed
+    s = load_suite(suite, out=out, jobs=jobs)
+    threads(s.threads)
+    if plan: typer.echo(plan_table(s, speed(load_backbone(s.model, device='cpu')))); return
+    watch_comparison(compare(s), quiet)
+    folder = Path(s.out).expanduser()
+    typer.echo(f'{(folder/"table.md").read_text()}\nRecords: {folder/"results.csv"}   Figures: {folder/"figures"}')
+
 # %% ../nbs/25_cli.ipynb #4cffbf5b
 Student = Annotated[str, typer.Argument(metavar='RUN_OR_ADAPTER', help='Folder of a run, folder of an adapter, or embedded:student.')]
 Merged = Annotated[Optional[str], option('--merged', metavar='FOLDER', help='Write a whole pipeline with the adapter inside.')]
@@ -683,3 +737,6 @@ def main():
         sys.exit(e.code if stopped else 2)
     if code == 130 and speaks(): say('Stopped.', 'yellow')
     sys.exit(code)
+
+# %% ../nbs/25_cli.ipynb #c6a1b2d3
+ALONE = (*ALONE, 'compare')

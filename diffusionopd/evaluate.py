@@ -117,15 +117,17 @@ def score(
     images:Tensor,   # `(n, 3, h, w)` in [0, 1]
     prompts:list,    # n captions
 )->dict:             # name -> float64 array `(n,)`
-    "Ask a reward and check its answer. Raises `Refusal` for one that raises or answers in the wrong form."
+    "Ask a reward and check its answer. Raises `Refusal`, which names it, for one that raises or answers in the wrong form."
+    who = f'the reward {getattr(reward, "__name__", type(reward).__name__)!r}'
     try: got = reward(images, prompts)
     except (Refusal, Failed): raise
-    except Exception as e: raise Refusal(f'the reward {getattr(reward, "__name__", "")!r} failed: {type(e).__name__}: {" ".join(str(e).split())[:200]}') from e
-    refuse(not isinstance(got, dict) or 'score' not in got, "a reward returns a dict with the key 'score'")
-    got = {k: np.asarray(v.detach().cpu() if torch.is_tensor(v) else v, dtype=float) for k, v in got.items()}
+    except Exception as e: raise Refusal(f'{who} failed: {type(e).__name__}: {" ".join(str(e).split())[:200]}') from e
+    refuse(not isinstance(got, Mapping) or 'score' not in got, f"{who} must return a dict with the key 'score', not {type(got).__name__}")
+    try: got = {k: np.asarray(v.detach().cpu() if torch.is_tensor(v) else v, dtype=float) for k, v in got.items()}
+    except (TypeError, ValueError) as e: raise Refusal(f'{who} returned something that is no list of numbers: {" ".join(str(e).split())[:200]}') from e
     for k, v in got.items():
-        refuse(v.shape!=(len(prompts),), f'the reward returned {v.shape} values of {k!r} for {len(prompts)} images')
-        refuse(not np.isfinite(v).all(), f'the reward returned a value of {k!r} that is not finite')
+        refuse(v.shape!=(len(prompts),), f'{who} returned values of {k!r} of shape {v.shape} for {len(prompts)} images')
+        refuse(not np.isfinite(v).all(), f'{who} returned a value of {k!r} that is not finite')
     return got
 
 # %% ../nbs/17_evaluate.ipynb #9c640027

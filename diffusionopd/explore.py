@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['explorer', 'ring', 'kernels_of', 'draw_solver', 'solver_explorer', 'two_answers', 'draw_walk', 'walk_explorer',
-           'draw_gradients', 'gradient_explorer', 'draw_monitor', 'monitor', 'film', 'draw_film', 'film_explorer',
+           'draw_gradients', 'gradient_explorer', 'draw_monitor', 'monitor', 'draw_film', 'film_explorer',
            'draw_side_by_side', 'side_by_side']
 
 # %% ../nbs/26_explore.ipynb #c7d58e95
@@ -19,12 +19,13 @@ from .divergence import divergence_map, gaps, kl_weight, weights
 from .errors import Refusal, refuse
 from .evaluate import named_models
 from .fields import GaussianMixtureField, mixture
+from .figures import film, plot_film
 from .gradients import ESTIMATORS, mean_pair, plot_histograms, predicted_variance
-from .kernels import ETAS, SOLVERS, clean, kernel_mean, make_kernels
+from .kernels import ETAS, SOLVERS, kernel_mean, make_kernels
 from .meter import measure_variance
 from .paths import sigma_grid
 from .report import divergence_table, plot_divergence, plot_gap, plot_pictures, read_log, walk_of
-from .rollout import prior, rollout, seeded, trajectory
+from .rollout import prior, rollout, trajectory
 from .show import CYCLE, STUDENT, TEACHER, colours, heatmap, panels, show_images
 
 # %% ../nbs/26_explore.ipynb #b748bd80
@@ -201,21 +202,6 @@ def monitor(
     again.on_click(look)
     return VBox([again, explorer(partial(draw_monitor, folder), show, update=slider, window=(1, 50))])
 
-# %% ../nbs/26_explore.ipynb #fd505cc7
-@torch.no_grad()
-def film(
-    bb:Backbone,  # encodes, starts, decodes
-    field,        # who paints
-    prompt:str,   # what
-    seed:int=0,   # of the noise
-    steps:int=10, # of the walk
-    guidance:float=1., # scale
-):                # `(steps, 3, h, w)` in [0, 1]: the clean picture that each answer implies
-    "A walk as the pictures that the network has in mind."
-    noise = seeded([seed])
-    walk = rollout(bb.guided(field, guidance), bb.start(noise), bb.kernels('euler', steps, 0.), dict(bb.encode([prompt]), prompt=[prompt]), noise)
-    return torch.cat([bb.decode(clean(s.kernel, s.x, s.out)) for s in walk])
-
 # %% ../nbs/26_explore.ipynb #e2055dda
 def draw_film(
     bb:Backbone,               # paints
@@ -225,10 +211,9 @@ def draw_film(
     step:int=None,             # the step to show; None: all, as a strip
 ):                             # a figure
     "What each model has in mind at a step of its walk."
-    strips = {name: film(bb, f, prompt, seed, guidance=w) for name, (f, w) in models.items()}
     refuse(step is not None and not 0 <= step < 10, f'a walk of 10 steps has no step {step}')
-    at = range(10) if step is None else [step]
-    return show_images([s[j] for s in strips.values() for j in at], [f'step {j}' for j in at], list(strips), size=1. if step is None else 3.)[0]
+    if step is None: return plot_film(bb, models, prompt, seed, size=1.)[0]
+    return show_images([film(bb, f, prompt, seed, guidance=w)[step] for f, w in models.values()], [f'step {step}'], list(models), size=3.)[0]
 
 # %% ../nbs/26_explore.ipynb #eab52e5d
 def film_explorer(

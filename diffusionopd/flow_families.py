@@ -11,7 +11,6 @@ import inspect, math
 
 import numpy as np
 import torch
-from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 from torch import Tensor, nn
 
 from .backbones import Backbone, backbone_for, decoded, grid, sides, times, unscaled
@@ -99,12 +98,17 @@ class FluxBackbone(Backbone):
 class Flux2Backbone(Backbone):
     "FLUX.2, and FLUX.2 klein."
     patch = 2
+    @property
+    def lora_targets(self): # those of Backbone, and what its single blocks have in their place
+        outs = (f'single_transformer_blocks.{i}.attn.to_out' for i in range(len(self.net.single_transformer_blocks)))
+        return (*Backbone.lora_targets, 'attn.to_qkv_mlp_proj', *outs)
     @torch.no_grad()
     def encode(self, prompts): return dict(states=self.pipe.encode_prompt(list(prompts))[0])
     def latent_shape(self): return (math.prod(sides(self))//4, self.net.config.in_channels)
     def start(self, generators): return self.pipe._pack_latents(prior(self.patches(), generators, device=self.device))
     def patches(self): return (self.net.config.in_channels, *(s//2 for s in sides(self)))
     def sigmas(self, steps):
+        from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu # here: a diffusers without FLUX.2 has the other families
         return grid(self.pipe.scheduler, steps, sigmas=base_levels(steps), mu=compute_empirical_mu(self.latent_shape()[0], steps))
     def predict(self, net, x, sigma, cond):
         ids = self.pipe._prepare_latent_ids(x.new_empty(len(x), *self.patches())).to(x.device)

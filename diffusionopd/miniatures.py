@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAD', 'START', 'END', 'IDS', 'SMALL', 'CAUSAL', 'MINIATURES', 'BETAS', 'byte_tokenizer', 'small_clip', 'small_t5',
-           'small_llm', 'small_mistral', 'small_qwen_vl', 'small_vae', 'small_video_vae', 'small_dc_vae',
+           'small_llm', 'small_mistral', 'small_qwen_vl', 'small_vae', 'small_video_vae', 'small_dc_vae', 'built',
            'miniature_of', 'miniature', 'small_sd3', 'small_flux', 'small_flux2_parts', 'small_flux2', 'small_klein',
            'small_qwen_image', 'small_z_image', 'small_sana', 'small_wan', 'small_unet', 'small_sd', 'small_sdxl']
 
@@ -105,6 +105,22 @@ def small_dc_vae():
         decoder_layers_per_block=(1, 1), encoder_qkv_multiscales=((), ()), decoder_qkv_multiscales=((), ()),
         downsample_block_type='conv', upsample_block_type='interpolate')
 
+# %% ../nbs/13b_miniatures.ipynb #b0117a01
+def built(
+    make:Callable,    # makes a pipeline
+    seed:int=0,       # of the weights
+    name:str='it',    # for the message
+):                    # a diffusers pipeline; raises `Refusal` where the installed diffusers lacks a class of it
+    "Run a builder: the same weights each time, and torch's own generator left alone."
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        try: pipe = make()
+        except AttributeError as e: refuse(True, f'the installed diffusers {diffusers.__version__} or transformers lacks something of {name}: {e}')
+    for m in pipe.components.values():
+        if isinstance(m, torch.nn.Module): m.eval()                                  # as loaded ones are
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
 # %% ../nbs/13b_miniatures.ipynb #39c8c476
 MINIATURES = {}
 
@@ -121,14 +137,7 @@ def miniature(
 ):              # a diffusers pipeline; raises `Refusal` for an unknown family, or one that the installed diffusers lacks
     "A tiny pipeline of a family's real classes, untrained."
     refuse(name not in MINIATURES, f'there is no miniature of {name!r}: {nearest(name, MINIATURES)}')
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        try: pipe = MINIATURES[name]()
-        except AttributeError as e: refuse(True, f'the installed diffusers {diffusers.__version__} or transformers lacks something of {name}: {e}')
-    for m in pipe.components.values():
-        if isinstance(m, torch.nn.Module): m.eval()                                  # as loaded ones are
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return built(MINIATURES[name], seed, name)
 
 # %% ../nbs/13b_miniatures.ipynb #fcb858db
 @miniature_of('sd3')

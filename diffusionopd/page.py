@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'data_uri', 'figure_uri', 'image_uri', 'figure_html', 'table_html', 'page_html', 'facts', 'score_rows',
-           'curves', 'painted', 'sections', 'write_page']
+           'curves', 'painted', 'walk_figure', 'walked', 'sections', 'write_page']
 
 # %% ../nbs/23b_page.ipynb #85f12012
 import base64, html, io, json
@@ -15,11 +15,14 @@ from PIL import Image
 from .backbones import load_backbone
 from .errors import refuse
 from .evaluate import named_models, own_device, paint
+from .figures import moves, plot_film, plot_walk
 from .prompts import prompt_source
 from .recipes import DistillRecipe, load_plugins, load_recipe
 from .report import elapsed, levels_of, plot_divergence, plot_gap, plot_scores, read_log, write_whole
+from .rollout import rollout, seeded
 from .runs import kind_of
 from .show import panels, pixels
+from .teachers import painters
 
 # %% ../nbs/23b_page.ipynb #6262a68f
 def data_uri(
@@ -142,11 +145,43 @@ def painted(
     base, own = named_models(bb), {} if r.student.kind == 'full' else dict(student=folder/'student')
     student = named_models(bb, own) if own else {}
     for task, t in r.tasks.items():
-        models = base | named_models(bb, dict(teacher=t.teacher)) | student
+        models = base | painters(bb, r, task) | student
         prompts = list(dict.fromkeys(prompt_source(t.prompts)(i, seed, 'test') for i in range(n)))
         painted = [paint(bb, f, prompts, [seed]*len(prompts), r.evaluation.steps, w) for f, w in models.values()]
         rows = [[p, *(figure_html(image_uri(im), f'{name}: {p}') for name, im in zip(models, ims))] for p, *ims in zip(prompts, *painted)]
         yield f'<h3>{html.escape(task)}</h3>' + table_html(['prompt', *models], rows)
+
+# %% ../nbs/23b_page.ipynb #b00c0002
+def walk_figure(
+    bb,             # the backbone
+    r:DistillRecipe, # settings: solver, noise and steps of the walk
+    models:dict,    # `student` and `teacher` -> (field, guidance)
+    prompt:str,     # what they walk towards
+    n:int=4,        # walks
+)->str:             # a figure
+    "Student and teacher from the same noise, and what the teacher would add."
+    seeds, o, cond = range(r.evaluation.seed, r.evaluation.seed+n), r.objective, dict(bb.encode([prompt]*n), prompt=[prompt]*n)
+    kernels, fields = bb.kernels(o.solver, r.rollout.steps, o.eta), [bb.guided(*models[k]) for k in ('student', 'teacher')]
+    own, other = (list(rollout(f, bb.start(g), kernels, cond, g)) for f in fields for g in [seeded(seeds)])
+    fig, (left, right) = panels(2, w=4.2, h=3.4)
+    plot_walk(left, own, other=other, n=n)
+    share, grow = plot_walk(right, own, moves(own, fields[1], cond), n=n)
+    return figure_html(figure_uri(fig), f'Walks of student and teacher to the prompt {prompt}; arrows from the student towards where the teacher would step.',
+                       f'{prompt}: {n} walks of {len(kernels)} steps ({o.solver}). Right: what the teacher would add, {grow:.3g} times as long. The plane holds {share:.0%} of the variance of the states.')
+
+# %% ../nbs/23b_page.ipynb #b00c0004
+def walked(
+    folder:Path,      # of the run, with a student in it that is an adapter
+    r:DistillRecipe,  # its settings
+)->Iterator:          # of figures
+    "Films and walks of each task's first held-out prompt."
+    bb, seed = load_backbone(r.model, device=own_device()), r.evaluation.seed
+    base, student = named_models(bb), named_models(bb, dict(student=folder/'student'))
+    for task, t in r.tasks.items():
+        prompt, models = prompt_source(t.prompts)(0, seed, 'test'), base | painters(bb, r, task) | student
+        yield figure_html(figure_uri(plot_film(bb, models, prompt, seed, min(10, r.evaluation.steps))[0]), f'Films of {", ".join(models)} for the prompt {prompt}: the picture that each step implies.',
+                          f'{task}: {prompt}, step by step along the ODE, from one noise.')
+        if 'teacher' in models: yield walk_figure(bb, r, models, prompt)
 
 # %% ../nbs/23b_page.ipynb #db08328b
 def sections(
@@ -160,11 +195,12 @@ def sections(
     r, log, scores = load_recipe('distill', folder/'recipe.json'), read_log(folder/'log.jsonl'), read_log(folder/'scores.jsonl')
     refuse(not log, f'{folder} has no update on record yet')
     load_plugins(r.plugins)
-    tasks = [[name, t.prompts, t.teacher, f'{t.weight:g}'] for name, t in r.tasks.items()]
+    tasks = [[name, t.prompts, ', '.join(t.members), f'{t.weight:g}'] for name, t in r.tasks.items()]
     yield 'What was asked', [table_html(['', ''], facts(folder, r, log)), table_html(['task', 'prompts', 'teacher', 'weight'], tasks)]
     if scores: yield 'Scores', [table_html(*score_rows(scores, levels_of(folder)))]
     yield 'What was learnt', curves(folder, log, scores, r.rollout.steps)
     if n and (folder/'student').is_dir(): yield 'What it paints', painted(folder, r, n)
+    if n and r.student.kind != 'full' and (folder/'student').is_dir(): yield 'How it walks', walked(folder, r)
 
 def write_page(
     folder,    # of a run

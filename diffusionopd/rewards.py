@@ -49,7 +49,7 @@ def informed(
     f:Callable, # `(images, prompts)` or `(images, prompts, metadata)` -> dict
 )->Callable:    # `(images, prompts)` -> dict
     "The same reward; where it asks for metadata, it gets that of the prompts."
-    asks = inspect.signature(f).parameters.get('metadata')
+    asks = inspect.signature(f, follow_wrapped=False).parameters.get('metadata') # of one that is informed already: none
     if asks is None or asks.default is not inspect.Parameter.empty: return f
     @wraps(f)
     def told(images, prompts): return f(images, prompts, metadata=about(prompts))
@@ -313,7 +313,7 @@ def from_imagereward(
 # %% ../nbs/12b_rewards.ipynb #00b079c1
 MAKERS = dict(aesthetics=aesthetics_reward, imagereward=imagereward_reward)
 MAKERS |= {k: (lambda k: lambda name, dtype='float32', batch=32: clip_reward(k, name, dtype, batch))(k) for k in CLIPS}
-LATER_REWARDS = ('lettering', 'composition') # later notebooks that register more, imported when a name is looked up
+LATER_REWARDS = ('lettering', 'composition', 'simple_rewards') # later notebooks that register more, imported when a name is looked up
 
 def maker(
     kind:str, # what stands before the colon

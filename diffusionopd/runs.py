@@ -393,7 +393,7 @@ def teach_to(
     r:TeachRecipe,  # settings
     command:str='', # for the manifest
 )->Iterator:        # of `Taught`
-    "Stage 1: train a specialist and keep adapter, manifest and log in `r.out`."
+    "Stage 1: train a specialist, or one adapter on several tasks, and keep adapter, manifest and log in `r.out`."
     folder, scores = vacant(r.out, resumable=False), {}
     load_plugins(r.plugins)
     bb = open_teach(r)
@@ -401,7 +401,7 @@ def teach_to(
         for taught in heeded(teach(bb, r), f'{folder} holds no specialist: remove it to start again'):
             if taught.iteration == 1: claim(folder, r, resumable=False, held=held)
             append(folder/'log.jsonl', dict(asdict(taught), update=taught.iteration))
-            if taught.score: scores = {r.task: asdict(taught.score)}
+            if taught.scores: scores = {t: asdict(s) for t, s in taught.scores.items()}
             yield taught
         save_teacher(bb, r, folder, command, scores)
 

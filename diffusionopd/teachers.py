@@ -6,7 +6,7 @@
 __all__ = ['OWN', 'TEACHERS', 'Teacher', 'leaves_of', 'condition', 'at_home', 'asked', 'register_teacher', 'fetched', 'kind_of',
            'weights_hash', 'Placing', 'settled_net', 'placing', 'adapter_teacher', 'same_words', 'home_of', 'moved',
            'pipeline_teacher', 'network_teacher', 'Site', 'open_member', 'checked_fit', 'covered', 'find_teacher',
-           'probe', 'check_teacher', 'check_apart']
+           'probe', 'check_teacher', 'check_apart', 'painters']
 
 # %% ../nbs/18b_teachers.ipynb #eca441a5
 import hashlib, json, math
@@ -69,10 +69,11 @@ def at_home(
     "A field that is told captions in the words of its own backbone."
     known = {}
     def ask(x, sigma, cond):
-        key = tuple((str(p), getattr(p, 'negative', ''), t) for p, t in zip(cond['prompt'], cond['task']))
+        tasks = cond.get('task') or ['']*len(cond['prompt'])
+        key = tuple((str(p), getattr(p, 'negative', ''), t) for p, t in zip(cond['prompt'], tasks))
         if key not in known:
             while len(known) >= most: known.pop(next(iter(known)))
-            known[key] = condition(home, cond['prompt'], cond['task'])
+            known[key] = condition(home, cond['prompt'], tasks)
         return field(x, sigma, known[key])
     return ask
 
@@ -271,6 +272,7 @@ class Site:
     shard: Callable = None    # see `Placing`
     opened: dict = field(default_factory=dict) # whole models that are there already
 
+# %% ../nbs/18b_teachers.ipynb #8e738b28
 def open_member(
     site:Site,
     task:str, # name of the task
@@ -350,6 +352,7 @@ def probe(
     refuse(not math.isfinite(far), f'the teacher of task {task!r} gives answers that are not finite')
     return far
 
+# %% ../nbs/18b_teachers.ipynb #c1a21988
 def check_teacher(
     site:Site,
     task:str,        # its name
@@ -380,3 +383,14 @@ def check_apart(
         for one in leaves_of(t):
             moving = one.net is not None and any(id(p) in trained for p in one.net.parameters())
             refuse(moving, f'the teacher of task {task!r} holds weights that the optimiser trains: give it a copy, or name it student in the recipe')
+
+# %% ../nbs/18b_teachers.ipynb #f3edbed6
+def painters(
+    bb:Backbone,     # gets the adapters
+    r:DistillRecipe, # names the teachers
+    task:str,        # whose teacher
+)->dict:             # `teacher` -> (field with its guidance inside, 1.); empty for one that is part of a run
+    "A task's teacher beside other models, see `named_models`. Raises `Refusal`."
+    site = Site(bb, r, dict(base=adapter_field(bb, None)))
+    if {'student', 'average'} & r.tasks[task].members.keys(): return {}
+    return dict(teacher=(asked(find_teacher(site, task), bb), 1.))

@@ -20,8 +20,7 @@ import numpy as np, torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType, ProjectConfiguration, gather_object
-from diffusers.training_utils import EMAModel
-from torch import nn
+from diffusers.training_utils import EMAModel; from torch import nn
 from .adapters import adapter_field, adapter_parameters, add_lora, load_adapter, merged, module_field, strip, switch, tuner_layers
 from .backbones import Backbone, heeds, load_backbone, resize
 from .distill import one_pass
@@ -38,8 +37,7 @@ from .parallel import Joint, Shared, join, processes, shard, shares, sharing, to
 from .pretrain import lr_share
 from .prompts import prompt_source
 from .recipes import DistillRecipe, concerning, load_plugins
-from .rollout import seed_of, seeded
-from .targets import answers, extrapolated
+from .rollout import seed_of, seeded; from diffusionopd.targets import answers, extrapolated
 from .teachers import Site, Teacher, asked, check_apart, check_teacher, condition, find_teacher, leaves_of, weights_hash
 from .zero import zero_join
 
@@ -83,6 +81,7 @@ def named(
     "Does somebody in a recipe teach by this name?"
     return any(who in t.members for t in r.tasks.values())
 
+# %% ../nbs/21_trainer.ipynb #3046d7c5
 def make_average(
     bb:Backbone,     # holds the student
     r:DistillRecipe, # says which kind
@@ -151,8 +150,7 @@ class Run:
     hashes: dict; base: str = '' # task -> hash of its teacher's weights; hash of the base's weights
     joint: Joint = Joint('alone', None) # how the processes of the run train one network
     rewards: dict = field(default_factory=dict) # task -> its `Spared` reward, for tasks that have one
-    compare: Callable = None # how answers are compared, see `one_pass`; None: by their squared distance
-    average: list = ()       # parameters that follow the average, where it teaches
+    compare: Callable = None; average: list = () # see `one_pass`, None: by squared distance; parameters that follow the average, where it teaches
     skipped: int = 0         # updates left out so far
     update: int = 0          # optimiser steps done
     spent: int = 0           # forwards of one sample before this process started
@@ -227,6 +225,7 @@ def over_base(
     "The base in the place of a teacher."
     return replace(t, members=tuple(over_base(m, base) for m in t.members)) if t.members else Teacher(base, t.guidance)
 
+# %% ../nbs/21_trainer.ipynb #1c8355c1
 def aims(
     bb:Backbone,     # the base
     r:DistillRecipe, # its lambdas
@@ -285,6 +284,7 @@ def own_fields(
     base = adapter_field(bb, None) if still is None else module_field(bb, still)
     return dict(base=base, student=lambda x, sigma, cond=None: student_field(bb, r)(x, sigma, cond))
 
+# %% ../nbs/21_trainer.ipynb #d9c737e9
 def load_run(
     r:DistillRecipe,     # settings
     device,              # for the base
@@ -344,6 +344,7 @@ def check_teachers(
         with concerning(f'tasks.{t}.teacher'): out[t] = together(check_teacher, site, t, teacher, guided, targets[t])
     return out
 
+# %% ../nbs/21_trainer.ipynb #7f0b00d2
 def open_run(
     r:DistillRecipe,  # settings
     bb:Backbone=None, # a backbone that is loaded already, without adapters; None: the recipe's, on accelerate's device

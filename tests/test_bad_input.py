@@ -77,10 +77,33 @@ def test_recipe(change, words, refuses, tmp_path):
     ('unknown field', dict(itertions=3), ["'itertions'", "'iterations'"]),
     ('start from an adapter', dict(student__start='somewhere'), 'student.start'),
     ('full student', dict(student__kind='full'), 'student.kind'),
+    ('unknown method', dict(method='ppo'), ['method', "'ppo'"]),
+    ('ratios without noise', dict(method='flow_grpo'), ['flow_grpo needs a sampler with noise', 'flow_sde']),
+    ('one step, and that without noise', dict(method='grpo_guard', solver='cps', eta=.5, steps=1), 'adds noise'),
+    ('setting of another method', dict(ratio_clip=.1), ['ratio_clip', 'nft']),
+    ('both forms', dict(tasks=dict(a=dict(prompts='embedded:text'))), ['tasks and task are both given']),
+    ('neither form', dict(task=None), 'task is missing'),
+    ('a teacher in stage 1', dict(task=None, prompts=None, tasks=dict(a=dict(prompts='embedded:text', teacher='embedded:text'))), 'diffusionopd distill'),
+    ('uneven shares', dict(task=None, prompts=None, tasks={t: dict(prompts='embedded:text') for t in 'ab'}), ['2 tasks', 'prompts_per_iteration']),
+    ('reward of one task', dict(task=None, prompts=None, tasks=dict(a=dict(prompts='embedded:text', reward='embeded'))), ['tasks.a.reward: ', "'embedded'"]),
 )
 def test_teach_recipe(change, words, refuses, tmp_path):
     small = dict(task='text', prompts='embedded:text', iterations=1, prompts_per_iteration=1, images_per_prompt=2, steps=2)
     refuses('teach', write(tmp_path, edit(small, **change)), '-q', words=words)
+
+@cases(
+    ('not a number', "dict(score=float('nan')*images.mean((1, 2, 3)))", 'not finite'),
+    ('wrong length', 'dict(score=[1.])', 'for 2 images'),
+    ('raises', '1/0', 'ZeroDivisionError'),
+    ('no score', 'dict(strict=[1., 1.])', "the key 'score'"),
+    ('words', "dict(score=['good', 'bad'])", 'no list of numbers'),
+)
+def test_reward_of_a_lesson(change, words, refuses, tmp_path, tmp_path_factory):
+    "What a reward of one's own does wrong is told under its name and its task's."
+    plugin = tmp_path_factory.mktemp('plugin')/'mine.py'                                 # Python leaves its bytecode beside it
+    plugin.write_text(f'from diffusionopd.evaluate import reward\n@reward("mine")\ndef mine(images, prompts): return {change}\n')
+    small = dict(task='lesson', prompts='embedded:text', reward='mine', iterations=1, prompts_per_iteration=1, images_per_prompt=2, steps=2, plugins=[str(plugin)])
+    refuses('teach', write(tmp_path, small), '-q', words=['task lesson: ', "the reward 'mine'", words])
 
 @pytest.mark.parametrize('content, words', [
     (b'tasks: {text: [', 'YAML'), (b'\xff\xfe\x00\x01', 'YAML'), (b'', 'must hold fields'), (b'- a\n- b\n', 'must hold fields'),
@@ -142,6 +165,8 @@ BROKEN = {
     'one layer missing': (weights(lambda k, v: None if 'transformer_blocks.0.attn.to_q' in k else v), 'to_q'),
     'unknown layer': (beyond, 'transformer_blocks.99'),
     'wrong shape': (weights(lambda k, v: v[:, :-1] if 'lora_A' in k else v), 'has shape'),
+    'another rank in a layer': (weights(lambda k, v: (v[:-1] if 'lora_A' in k else v[:, :-1]) if 'transformer_blocks.0.attn.to_q' in k else v), 'all layers must have one rank'),
+    'another rank in the settings': (settings('adapter_config.json', r=3), ['say rank 3', 'strength']),
     'not finite': (weights(lambda k, v: v*float('nan')), 'finite'),
     'zero': (weights(lambda k, v: v*0 if 'lora_B' in k else v), 'every lora_B is zero'),
     'nothing to teach': (faint, 'teaches nothing'),

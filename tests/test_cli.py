@@ -237,6 +237,25 @@ assert asked and trained and not asked & trained and len(asked | trained) == 50'
 
 # The other stages, in their smallest form
 
+@pytest.mark.parametrize('method', ['nft', 'flow_grpo', 'grpo_guard'])
+def test_teach_jointly_and_go_on(method, opd, tmp_path):
+    "One adapter on two tasks, by each method; then the same adapter goes on with one of them, held where it started."
+    walk = {} if method == 'nft' else dict(solver='flow_sde', eta=.7)
+    small = dict(method=method, iterations=1, prompts_per_iteration=2, images_per_prompt=2, inner_steps=1, steps=2, evaluation=dict(every=1, n=2, final=2, steps=2), **walk)
+    write(tmp_path, dict(small, tasks=dict(text=dict(prompts='embedded:text'), size=dict(prompts='embedded:flags', reward='jpeg_size', weight=.5))), 'both.yaml')
+    said = opd.run(tmp_path, 'teach', 'both.yaml', '--out', 'both').ok()
+    assert 'judge on text' in said.stderr and 'reward minus judge' in said.stderr
+    row, = lines(tmp_path/'both'/'log.jsonl')
+    assert {*row['rewards']} == {*row['scores']} == {'text', 'size'} and row['verdicts'].keys() == {'text'} and row['images'] == row['reward_calls'] == 4
+    assert row['forwards'] == 4*(2+4 if method == 'nft' else 2+2) and row['backwards'] == 4*2 and row['seconds'] > 0
+    gap = row['verdicts']['text']
+    assert gap['by'] in ('tesseract', 'strict') and abs(gap['gap']-(gap['reward']-gap['judge'])) < 1e-9
+    made = strict((tmp_path/'both'/'manifest.json').read_text())
+    assert made['task'] == 'text+size' and made['solver'] == ('euler' if method == 'nft' else 'flow_sde')
+    write(tmp_path, dict(small, task='text', prompts='embedded:text', student=dict(start='both'), kl=.1), 'on.yaml')
+    opd.run(tmp_path, 'teach', 'on.yaml', '--out', 'on', '-q').ok()
+    assert lines(tmp_path/'on'/'log.jsonl')[0]['forwards'] == row['forwards']+4*2
+
 def test_teach_and_learn_from_it(opd, tmp_path):
     "A specialist of one's own can be evaluated, and teaches a student."
     opd.run(tmp_path, 'init', 'teach', 't.yaml').ok()

@@ -1,7 +1,96 @@
-"Models of other families, from a folder on disk to a student in a fresh pipeline, by the command line."
+"Models of every family, from a folder on disk to a student in a fresh pipeline, by the command line."
 import json
 
 import pytest
+
+from installed import lines
+
+FAMILIES = ['SD3', 'SD3.5 Medium', 'FLUX.1 dev', 'FLUX.1 schnell', 'FLUX.2', 'FLUX.2 klein', 'FLUX.2 klein, distilled', 'Qwen-Image', 'Z-Image', 'Sana', 'Wan 2.1',
+            'SD 1.5', 'SD 2, v', 'SDXL', 'SDXL, v']
+
+def test_all_families(opd, tmp_path):
+    "Nobody is left out: the list is the survey's, and it has a pipeline of every backbone."
+    code = '''
+import importlib, json
+from diffusionopd.backbones import BACKBONES, LATER
+from diffusionopd.miniatures import built
+from diffusionopd.survey import FAMILIES
+for m in LATER: importlib.import_module(f'diffusionopd.{m}')
+print(json.dumps([list(FAMILIES), sorted({type(built(f.make)).__name__ for f in FAMILIES.values()}), sorted(BACKBONES)]))'''
+    names, pipelines, known = json.loads(opd.python(tmp_path, code))
+    assert names == FAMILIES and pipelines == [k for k in known if k != 'PixelPipeline']
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_whole_way(name, opd, tmp_path):
+    """Conformance; two LoRA teachers and two whole ones on disk; a run of three updates with each pair; and each student in a fresh pipeline, by load_lora_weights.
+    On a fixed probe the loss has fallen. (The logged losses are of other prompts and other noise each, and may rise.)"""
+    far = json.loads(opd.python(tmp_path, f'import json; from diffusionopd.survey import set_out; print(json.dumps(set_out({name!r}, ".")))'))
+    assert len(far) == 4 and all(.3 <= v < .45 for v in far.values()), far
+    for kind in ('lora', 'whole'):
+        opd.run(tmp_path, 'distill', f'{kind}.yaml', '-q').ok()
+        assert [u['update'] for u in lines(tmp_path/f'run-{kind}'/'log.jsonl')] == [1, 2, 3]
+    row = json.loads(opd.python(tmp_path, f'import json; from dataclasses import asdict; from diffusionopd.survey import examined; print(json.dumps(asdict(examined({name!r}, "."))))'))
+    assert max(row['teachers'].values()) < 1e-5 and row['bf16'] < .1
+    for kind, (off, moved) in row['students'].items(): assert off < 1e-5 and moved > 1e-3, (kind, off, moved)
+    for kind, l in row['learnt'].items(): assert l['after'] < .995*l['before'], (kind, l)
+
+def test_absent_family(opd, tmp_path):
+    "A family that the installed diffusers lacks is reported; the others go on."
+    code = '''
+import diffusers
+del diffusers._class_to_module['Flux2Transformer2DModel']
+from diffusionopd.survey import set_out, survey, table_of
+row = survey('FLUX.2', 'flux2')
+print(table_of([row]).splitlines()[-1])
+print(set_out('SD3', 'sd3').keys() >= {'lora-left'})'''
+    said = opd.python(tmp_path, code).splitlines()
+    assert said[0].startswith('| FLUX.2 | the installed diffusers ') and 'lacks something of flux2' in said[0] and said[1] == 'True'
+
+# Files of other trainers
+
+KOHYA = '''
+import torch
+from safetensors.torch import save_file
+from diffusionopd.adapters import load_adapter, target_layers
+from diffusionopd.backbones import family_of
+from diffusionopd.errors import Refusal
+from diffusionopd.miniatures import built
+from diffusionopd.survey import FAMILIES
+pipe = built(FAMILIES[{name!r}].make)
+bb = family_of(pipe)(pipe)
+plain, g, state, want = dict(bb.net.named_modules()), torch.Generator().manual_seed(0), {{}}, {{}}
+for n in sorted({{n for names in target_layers(bb.net, bb.lora_targets).values() for n in names}}):
+    down, up = .1*torch.randn(4, plain[n].in_features, generator=g), .1*torch.randn(plain[n].out_features, 4, generator=g)
+    key, want[n] = {prefix!r}+n.replace('.', {between!r}), .5*up@down                              # alpha over rank is a half
+    state |= {{f'{{key}}.lora_down.weight': down, f'{{key}}.lora_up.weight': up, f'{{key}}.alpha': torch.tensor(2.)}}
+import pathlib
+pathlib.Path('mine').mkdir(); save_file(state, 'mine/pytorch_lora_weights.safetensors')
+try: load_adapter(bb, 'k', 'mine')
+except Refusal as e: print('refused:', e)
+else:
+    at = dict(bb.net.named_modules())
+    print(max(float((at[n].scaling['k']*at[n].lora_B['k'].weight@at[n].lora_A['k'].weight-w).norm()/w.norm()) for n, w in want.items()))
+'''
+
+@pytest.mark.parametrize('name, prefix', [('FLUX.1 dev', 'lora_transformer_'), ('Qwen-Image', 'lora_unet_'), ('Qwen-Image', 'diffusion_model.'), ('Z-Image', 'lora_unet_'),
+                                          ('Z-Image', 'diffusion_model.'), ('SD 1.5', 'lora_unet_'), ('SDXL', 'lora_unet_')])
+def test_kohya_is_read(name, prefix, opd, tmp_path):
+    "Where diffusers converts kohya's names, every layer gets its change at its strength, alpha over rank."
+    said = opd.python(tmp_path, KOHYA.format(name=name, prefix=prefix, between='.' if prefix.endswith('.') else '_'))
+    assert not said.startswith('refused') and float(said) < 1e-5, said
+
+@pytest.mark.parametrize('name, prefix', [('SD3', 'lora_unet_'), ('FLUX.1 dev', 'lora_unet_'), ('FLUX.2', 'lora_unet_'), ('Sana', 'lora_unet_'), ('Wan 2.1', 'lora_unet_'), ('SDXL', 'lora_transformer_')])
+def test_kohya_is_refused(name, prefix, opd, tmp_path):
+    "Where it does not, the file is refused by name; it is never read in part."
+    said = opd.python(tmp_path, KOHYA.format(name=name, prefix=prefix, between='_'))
+    assert said.startswith('refused: mine') and 'pytorch_lora_weights.safetensors' in said, said
+
+@pytest.mark.xfail(strict=True, reason='diffusers drops alpha from this layout of FLUX.1 in silence, so the adapter is twice as strong as it should be')
+def test_kohya_alpha_is_not_lost(opd, tmp_path):
+    said = opd.python(tmp_path, KOHYA.format(name='FLUX.1 dev', prefix='transformer.', between='.'))
+    assert said.startswith('refused') or float(said) < 1e-5, said
+
+# With noise in the walk, exact KL weights, and guided teachers
 
 BUILD = '''
 import torch

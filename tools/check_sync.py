@@ -45,7 +45,7 @@ def unclean(root):
     for f in sorted(root.glob('nbs/**/*.ipynb')):
         if '.ipynb_checkpoints' in f.parts: continue
         nb = read_nb(f)
-        clean_nb(nb)
+        clean_nb(nb, allowed_cell_metadata_keys=get_config(path=root).get('allowed_cell_metadata_keys', '').split())
         if nb2str(nb) != f.read_text(encoding='utf8'): yield f'{f.relative_to(root).as_posix()} is not clean'
 
 def unread(root):

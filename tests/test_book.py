@@ -1,0 +1,123 @@
+"The notebooks as a reader's path: a question, what was shown, exercises whose solutions are folded and run, and pages that run anywhere."
+import json, re, shutil, subprocess, sys
+from pathlib import Path
+
+import pytest
+from execnb.nbio import read_nb
+from nbdev.config import get_config
+from nbdev.doclinks import nbglob
+from nbdev.process import extract_directives
+
+sys.path.insert(0, 'tools')
+import first_cells
+
+notebooks = sorted(nbglob('nbs', as_path=True))
+theory = [p for p in notebooks if re.match(r'(0[2-8]|1[0-2])[bc]?_', p.name) and not re.match(r'12[b-z]_', p.name)]
+each = pytest.mark.parametrize('nb', theory, ids=lambda p: p.stem)
+
+def texts(nb): return [c.source for c in read_nb(nb).cells if c.cell_type == 'markdown']
+
+@each
+def test_opens_with_its_question(nb):
+    "The first prose of a theory notebook asks what the notebook answers."
+    prose = [t for t in texts(nb)[1:] if not t.startswith('<small>')]
+    assert '?' in prose[0].split('\n\n')[0], prose[0]
+
+@each
+def test_closes_with_what_was_shown(nb):
+    heads = re.findall(r'^## (.*)', '\n'.join(texts(nb)), re.M)
+    assert heads[-2:] == ['Exercises', 'What if'] and heads[-3] in ('What was shown', 'Summary')
+
+@each
+def test_exercises(nb):
+    "Two to four, each with a folded solution, and a cell that runs it."
+    cells = read_nb(nb).cells
+    start = next(i for i, c in enumerate(cells) if c.cell_type == 'markdown' and c.source.startswith('## Exercises'))
+    text = '\n'.join(c.source for c in cells[start:] if c.cell_type == 'markdown')
+    asked = re.findall(r'^\*\*(\d)\. \w+', text, re.M)
+    assert asked == [str(i+1) for i in range(len(asked))] and 2 <= len(asked) <= 4
+    assert len(re.findall(r'<details>\n<summary>Solution</summary>\n\n.+?\n\n</details>', text, re.S)) == text.count('<details>') == len(asked)
+    checks = [c for c in cells[start:] if c.cell_type == 'code' and 'code-summary:' in extract_directives(c, remove=False)]
+    assert len(checks) == len(asked) and all('assert' in c.source and c.metadata == {'jupyter': {'source_hidden': True}} for c in checks)
+
+@each
+def test_what_if(nb):
+    "A cell with a knob in capitals on its first line, and its output."
+    cells = read_nb(nb).cells
+    start = next(i for i, c in enumerate(cells) if c.cell_type == 'markdown' and '## What if' in c.source)
+    code = [c for c in cells[start+1:] if c.cell_type == 'code' and 'hide' not in extract_directives(c, remove=False)]
+    assert len(code) == 1 and re.match(r'(#\|.*\n)*[A-Z]+(, [A-Z]+)* = ', code[0].source) and code[0].outputs
+    knobs = re.findall(r'^([A-Z]+(?:, [A-Z]+)*) = ', code[0].source, re.M)[0].split(', ')
+    assert all(re.search(rf'\b{k}\b', code[0].source.split('=', 1)[1]) for k in knobs)
+
+# Folds, wherever the pages are built
+
+FOLD = re.compile(r'<details>.*?</details>', re.S)
+
+def test_folds_on_the_site(site):
+    "A fold of a notebook is one on its page, with its formulas marked and no Markdown left in it."
+    for nb in theory:
+        want = sum(t.count('<details>') for t in texts(nb))
+        page = (site/(re.sub(r'^\d+[a-z]*_', '', nb.stem)+'.html')).read_text(encoding='utf8')
+        folds = FOLD.findall(page)
+        assert len(folds) == want, nb.name
+        assert not any(re.search(r'\$|\*\*|`', re.sub(r'<code.*?</code>|<span class="math.*?</span>', '', f, flags=re.S)) for f in folds), nb.name
+
+@pytest.mark.parametrize('nb', notebooks, ids=lambda p: p.stem)
+def test_markdown_is_pandocs(nb):
+    "Quarto reads Markdown with pandoc: it takes every cell without a warning, finds every formula, and nothing that should be one is left as text."
+    pandoc = shutil.which('pandoc')
+    if not pandoc: pytest.skip('pandoc is not installed')
+    run = subprocess.run([pandoc, '-f', 'markdown', '-t', 'json', '--verbose'], input='\n\n'.join(texts(nb)), capture_output=True, text=True)
+    warnings = [l for l in run.stderr.splitlines() if 'WARNING' in l]
+    assert run.returncode == 0 and not warnings, warnings
+    words = re.findall(r'\{"t":"Str","c":"((?:[^"\\]|\\.)*)"', run.stdout)
+    assert [w for w in words if re.search(r'\$|\\\\(frac|mathrm|begin|tfrac|sqrt)', w)] == []
+    assert run.stdout.count('"<details>') == sum(t.count('<details>') for t in texts(nb))
+
+# Anywhere
+
+PENDING = re.compile(r'(13|1[4-9]|2[0-5])[a-z]?_')   # until `python tools/first_cells.py` has been run over them
+
+@pytest.mark.parametrize('nb', notebooks, ids=lambda p: p.stem)
+def test_first_cells(nb):
+    "A link to Colab, and a cell that installs the package where it is missing."
+    old = json.loads(nb.read_text(encoding='utf8'))
+    path = nb.resolve().relative_to(get_config().config_path.resolve()).as_posix()
+    new = first_cells.mended(old, path, get_config())
+    if new != old and PENDING.match(nb.name): pytest.skip('python tools/first_cells.py has not been run over it')
+    assert new == old, 'run `python tools/first_cells.py`'
+
+def test_first_cell_installs_only_what_lacks():
+    "It asks pip where the import fails, and does nothing else."
+    source, asked = first_cells.setup(get_config()), []
+    shell = type('Shell', (), dict(run_line_magic=lambda self, *args: asked.append(args)))()
+    exec(source, dict(get_ipython=lambda: shell))
+    assert asked == []
+    exec(source.replace('import diffusionopd', 'import diffusionopd_that_is_not_there'), dict(get_ipython=lambda: shell))
+    assert asked == [('pip', f'install -q diffusionopd@git+{get_config().git_url}')]
+
+repository = re.compile(r'''['"](?:\.\./|\./)*(?:(?:tests|tools|recipes|nbs(?!/\()|benchmarks)/|settings\.ini|constraints\.txt)|\bget_config\(''')
+
+@pytest.mark.parametrize('nb', notebooks, ids=lambda p: p.stem)
+def test_no_path_of_the_repository(nb):
+    "Code cells read nothing that only a checkout has, or say so by looking first."
+    found = [c.source for c in read_nb(nb).cells if c.cell_type == 'code' and repository.search(c.source) and '.exists()' not in c.source and '.glob(' not in c.source]
+    assert found == []
+
+@pytest.mark.parametrize('name', ['02_paths', '06_fields', '10_world'])
+def test_runs_far_from_the_repository(name, tmp_path):
+    "A notebook alone in a folder, with the package but without nbdev and a checkout, runs from top to bottom."
+    shutil.copy(f'nbs/{name}.ipynb', tmp_path)
+    script = f'''
+import sys, json
+sys.modules['nbdev'] = None
+from execnb.shell import CaptureShell
+shell = CaptureShell()
+for c in json.load(open({name+'.ipynb'!r}))['cells']:
+    if c['cell_type'] != 'code': continue
+    shell.run(''.join(c['source']))
+    if shell.exc: sys.exit(f"{{c['id']}}: {{shell.exc}}")
+'''
+    run = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr

@@ -1,0 +1,148 @@
+"A comparison: what is complete stays, what was stopped goes on, what is wrong is said in one sentence."
+import json, os, shutil, signal, subprocess, sys, time
+from io import StringIO
+from unittest import mock
+
+import pytest, torch, yaml
+from rich.console import Console
+
+from diffusionopd.cli import main
+from diffusionopd.compare import compare, done_run, folder_of, load_suite
+from diffusionopd.tidy import COLUMNS, read_tidy
+
+REWARDS = '''
+from diffusionopd.evaluate import reward
+@reward('nan')
+def nan(images, prompts): return dict(score=[float('nan')]*len(prompts))
+@reward('short')
+def short(images, prompts): return dict(score=[0.]*(len(prompts)-1))
+@reward('raises')
+def raises(images, prompts): raise ArithmeticError('no reason')
+'''
+SUITE = dict(
+    tasks=dict(text=dict(prompts='embedded:text', teacher='embedded:text'), aesthetics=dict(prompts='embedded:aesthetics', teacher='embedded:aesthetics')),
+    student=dict(rank=2), points=2, evaluation=dict(n=4, along=2, steps=2), reference='opd', threads=1, out='out',
+    distill=dict(batch=1, updates=4, rollout=dict(steps=2), merge_teachers=True, checkpoint_every=1),
+    arms=dict(base=dict(method='given'), text=dict(method='given', adapter='embedded:text'), aesthetics=dict(method='given', adapter='embedded:aesthetics'),
+              opd=dict(method='opd'), off=dict(method='off_policy')))
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+    (tmp_path/'rewards.py').write_text(REWARDS)
+
+def write(path, **changes):
+    path.write_text(yaml.safe_dump(SUITE | changes))
+    return path.name
+
+def tree(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob('*') if p.is_file()}
+
+def ends(*words):
+    "Exit code and the words of the command line."
+    with mock.patch.dict(os.environ), mock.patch.dict(main.__globals__, console=Console(file=StringIO(), width=4000)):
+        with mock.patch.object(sys, 'argv', ['diffusionopd', *words]), pytest.raises(SystemExit) as ended: main()
+        return ended.value.code or 0, main.__globals__['console'].file.getvalue().strip()
+
+def refuses(*words, contains):
+    code, said = ends(*words)
+    last = said.splitlines()[-1]
+    assert code == 2 and last.startswith('Error: ') and 'Traceback' not in said, (code, said)
+    for w in contains: assert w in last, last
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "A comparison that is complete."
+    folder = tmp_path_factory.mktemp('whole')
+    (folder/'suite.yaml').write_text(yaml.safe_dump(SUITE | dict(out=str(folder/'out'))))
+    list(compare(load_suite(folder/'suite.yaml')))
+    return folder/'out'
+
+@pytest.fixture
+def mine(whole, tmp_path): return shutil.copytree(whole, tmp_path/'out')
+
+def test_records(whole):
+    rows = read_tidy(whole/'results.json')
+    assert {(r['method'], r['task']) for r in rows} == {(a, t) for a in SUITE['arms'] for t in SUITE['tasks']} and set(rows[0]) == {*COLUMNS}
+    assert [r['step'] for r in rows if (r['method'], r['task']) == ('opd', 'text')] == [2, 4]
+    opd, off = ([r for r in rows if r['method'] == m and r['final']][0] for m in ('opd', 'off'))
+    assert opd['forwards'] == off['forwards'] == 2*opd['backwards'] == 4*2*2*2 and opd['teachers_sum'] == 2*opd['teachers_max'] > 0
+    assert '| minus opd |' in (whole/'table.md').read_text() and (whole/'figures'/'quality-passes.png').is_file()
+
+def test_complete_runs_stay(mine):
+    "Told again, nothing is run again; an arm that is added is run, and only that."
+    before = tree(mine/'runs')
+    write(mine.parent/'suite.yaml', arms=SUITE['arms'] | dict(merged=dict(method='merge')))
+    assert ends('compare', 'suite.yaml', '-q')[0] == 0
+    after = tree(mine/'runs')
+    assert {k: after[k] for k in before} == before and any(k.startswith('merged-0/') for k in after)
+    assert 'merged' in (mine/'results.csv').read_text()
+
+def test_stopped(whole, tmp_path):
+    "Ctrl-C, and the same command goes on to the same student."
+    write(tmp_path/'suite.yaml')
+    process = subprocess.Popen([sys.executable, '-m', 'diffusionopd', 'compare', 'suite.yaml', '-q'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    log, until = tmp_path/'out'/'runs'/'opd-0'/'run'/'log.jsonl', time.monotonic()+300
+    while not log.exists() and time.monotonic() < until and process.poll() is None: time.sleep(.002)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 130 and 'the same command goes on' in said and 'Traceback' not in said, said
+    assert ends('compare', 'suite.yaml', '-q')[0] == 0
+    student = 'runs/opd-0/run/student/adapter_model.safetensors'
+    assert (tmp_path/'out'/student).read_bytes() == (whole/student).read_bytes()
+    cost = lambda out: {k: v for k, v in json.loads((out/'runs'/'opd-0'/'done.json').read_text())['cost'].items() if k != 'seconds'}
+    assert cost(tmp_path/'out') == cost(whole)
+
+# What is wrong
+
+def test_unknown_method(tmp_path):
+    write(tmp_path/'suite.yaml', arms=SUITE['arms'] | dict(x=dict(method='odp')))
+    refuses('compare', 'suite.yaml', '-q', contains=["unknown method 'odp'", "'opd'"])
+    assert not (tmp_path/'out').exists()
+
+@pytest.mark.parametrize('change, words', [
+    (dict(arms=dict(x=dict(method='opd', recipe=dict(updtes=2))), base='x', reference=None), ["arms.x.recipe: unknown field 'updtes'"]),
+    (dict(reference='odp'), ["reference: unknown arm 'odp'"]), (dict(seds=[1]), ["suite.yaml: unknown field 'seds'"]), (dict(arms={}), ['arms']),
+    (dict(evaluation=dict(n=0)), ['evaluation.n']), (dict(tasks={}), ['tasks'])], ids=['field of a recipe', 'reference', 'field', 'no arms', 'n', 'no tasks'])
+def test_suite(change, words, tmp_path):
+    write(tmp_path/'suite.yaml', **change)
+    refuses('compare', 'suite.yaml', '-q', contains=words)
+    assert not (tmp_path/'out').exists()
+
+def test_empty_prompts(tmp_path):
+    (tmp_path/'p.txt').write_text('\n')
+    write(tmp_path/'suite.yaml', tasks=dict(SUITE['tasks'], text=dict(SUITE['tasks']['text'], prompts='p.txt')))
+    refuses('compare', 'suite.yaml', '-q', contains=['tasks.text.prompts', "'p.txt'", 'holds no prompt'])
+    assert not (tmp_path/'out').exists()
+
+@pytest.mark.parametrize('name, words', [('nan', 'not finite'), ('short', 'values of'), ('raises', 'ArithmeticError')])
+def test_reward(name, words, mine, tmp_path):
+    "A reward that does not answer as it should: the run is named, and what was complete is untouched."
+    judged = dict(SUITE['tasks'], text=dict(SUITE['tasks']['text'], reward=name))
+    write(tmp_path/'suite.yaml', plugins=['rewards.py'], tasks=judged, out='other', arms=dict(base=dict(method='given')), reference=None)
+    before = tree(mine)
+    refuses('compare', 'suite.yaml', '-q', contains=['1 of 1 runs failed', 'base-0', 'tasks.text', words])
+    assert tree(mine) == before and not (tmp_path/'other'/'runs'/'base-0'/'done.json').exists()
+
+@pytest.mark.parametrize('file, content', [('done.json', b'{"cost":'), ('done.json', b'[]'), ('marks.npz', b'nothing'), ('arm.json', b'\xff'), ('arm.json', None)])
+def test_damaged_run(file, content, mine, tmp_path):
+    "The folder is named, and no other is touched."
+    path = mine/'runs'/'off-0'/file
+    path.write_bytes(content) if content is not None else path.unlink()
+    write(tmp_path/'suite.yaml')
+    before = tree(mine)
+    refuses('compare', 'suite.yaml', '-q', contains=['off-0', 'remove this folder'])
+    assert tree(mine) == before
+
+def test_failure_leaves_the_others(mine, tmp_path):
+    before = tree(mine/'runs')
+    write(tmp_path/'suite.yaml', arms=SUITE['arms'] | dict(bad=dict(method='merge', how='weighted', weights=[1., 0.])))
+    refuses('compare', 'suite.yaml', '-q', contains=['1 of 6 runs failed, the others stay as they are', 'bad-0', 'merge nothing'])
+    after = tree(mine/'runs')
+    assert {k: after[k] for k in before} == before and (mine/'results.csv').is_file()
+
+def test_two_at_a_time(mine, tmp_path):
+    write(tmp_path/'suite.yaml', arms=SUITE['arms'] | dict(merged=dict(method='merge'), after=dict(method='opd', after='merged', recipe=dict(updates=1))))
+    assert ends('compare', 'suite.yaml', '-q', '--jobs', '2')[0] == 0
+    suite = load_suite('suite.yaml')
+    assert done_run(suite, 'after', 0) and folder_of(suite, 'merged', 0).is_dir() and 'after' in (mine/'table.md').read_text()

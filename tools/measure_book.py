@@ -1,0 +1,101 @@
+"""Measure the documentation: build time, pages, links, console errors, notebooks run, and stored outputs beside a fresh run.
+
+    python tools/measure_book.py [--json diffusionopd/assets/book.json] [--only PART ...]
+
+It builds the site, reads it, opens every page in Chromium where selenium and Chromium are installed, and runs every notebook in a process of
+its own, with the outputs that it stores compared. With --only (`site`, `notebooks`, or names of notebooks) the rest of the file is kept. An
+output may differ only for a cause named in CAUSES below; whatever else differs is a fault.
+"""
+import argparse, json, os, platform, resource, subprocess, sys, threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from nbdev.config import get_config
+from nbdev.doclinks import nbglob
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent/'tests')]
+import check_docs
+
+CAUSES = {  # notebook -> (cells, why their outputs are not those of every run)
+    '12_readers.ipynb': ('*', 'what the engines of [judge] and [ocr] read, where these are installed'),
+    '12c_lettering.ipynb': ('*', 'what the engine of [ocr] reads, where it is installed'),
+    '16_prompts.ipynb': (('8d0d384e',), 'a word about [datasets], where it is not installed'),
+    '20d_zero.ipynb': ('*', 'a word about DeepSpeed, where it is not installed'),
+    '20b_guards.ipynb': (('37d8b95e',), 'a figure of times'),
+    '26_explore.ipynb': (('0bcf9116',), 'seconds of a run'),
+}
+
+def cause(notebook, cell):
+    "Why an output may differ; empty where it may not."
+    cells, why = CAUSES.get(Path(notebook).name, ((), ''))
+    return why if cells == '*' or cell in cells else ''
+
+def site():
+    "Seconds of one core that the build takes, and what `check_docs` reads."
+    spent = lambda: (lambda u: u.ru_utime+u.ru_stime)(resource.getrusage(resource.RUSAGE_CHILDREN))
+    start = spent()
+    subprocess.run([sys.executable, 'tools/docs.py'], check=True, capture_output=True)
+    took, cfg = spent()-start, get_config()
+    pages = check_docs.pages(cfg.doc_path)
+    problems = [*check_docs.problems(pages, cfg.doc_path, cfg.nbs_path)]
+    weights = [check_docs.weight(p)[0] for p in pages.values()]
+    count = lambda name: sum(len(getattr(p, name)) for p in pages.values())
+    return dict(seconds=took, pages=len(pages), links=count('links'), broken=sum(1 for _ in check_docs.broken(pages)), formulas=count('math'), figures=count('alts'),
+                problems=len(problems), heaviest=max(weights), median=sorted(weights)[len(weights)//2])
+
+def browser():
+    "Words in the console, formulas and pictures, page by page in Chromium; None where there is none."
+    try: import test_browser as tb
+    except BaseException as e: return print('no browser:', e, file=sys.stderr)   # pytest skips by raising
+    if not (tb.chromium and tb.chromedriver): return None
+    docs, options = get_config().doc_path, tb.webdriver.ChromeOptions()
+    options.binary_location = tb.chromium
+    for a in (*tb.ALONE, '--window-size=1280,900'): options.add_argument(a)
+    options.set_capability('goog:loggingPrefs', {'browser': 'ALL'})
+    server = ThreadingHTTPServer(('127.0.0.1', 0), partial(tb.Quiet, directory=str(docs)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    driver = tb.webdriver.Chrome(options=options, service=tb.webdriver.ChromeService(tb.chromedriver))
+    seen = dict(pages=0, errors=0, formulas=0, typeset=0, blank=0, wide=0, version=driver.capabilities['browserVersion'].split('.')[0])
+    for f in sorted(docs.rglob('*.html')):
+        driver.get(f'http://127.0.0.1:{server.server_port}/{f.relative_to(docs).as_posix()}')
+        page = driver.execute_async_script(tb.seen)
+        seen['pages'] += 1; seen['errors'] += len(tb.errors(driver)); seen['formulas'] += page['formulas']; seen['typeset'] += page['set']
+        seen['blank'] += len(page['blank']); seen['wide'] += page['wide'] > 0
+    driver.quit(); server.shutdown()
+    return seen
+
+def notebooks(names):
+    "Notebooks, run: seconds of one core, failures, and their outputs beside those they store; of an output that only a fresh run has, nothing is said."
+    for nb in names:
+        run = subprocess.run([sys.executable, 'tools/run_nbs.py', '--check', '--json', str(nb)], capture_output=True, text=True)
+        got = json.loads(run.stdout.splitlines()[-1])
+        outputs = {c: v for c, v in got['outputs'].items() if v != 'new' or not cause(got['notebook'], c)}   # what is new without a cause is a fault
+        other = {c: v for c, v in outputs.items() if v != 'same'}
+        yield dict(notebook=got['notebook'], seconds=round(got['seconds'], 1), failed=bool(got['failed']), outputs=len(outputs), same=len(outputs)-len(other),
+                   caused={c: cause(got['notebook'], c) for c in other if cause(got['notebook'], c)}, faults={c: v for c, v in other.items() if not cause(got['notebook'], c)})
+        print(got['notebook'], f"{got['seconds']:.0f} s", f'{len(outputs)-len(other)} of {len(outputs)}', got['failed'] or '', file=sys.stderr, flush=True)
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('--json', type=Path, help='where to write; nowhere without it')
+    p.add_argument('--only', nargs='+', default=['site', 'notebooks'], help='`site`, `notebooks`, or names of notebooks')
+    a = p.parse_args()
+    made = json.loads(a.json.read_text()) if a.json and a.json.is_file() else {}
+    every = sorted(nbglob(get_config().nbs_path))
+    made['there'] = len(every)
+    made['hardware'] = f'{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}'
+    if 'site' in a.only: made |= dict(site=site(), browser=browser())
+    wanted = [n for n in every if 'notebooks' in a.only or Path(n).name in a.only]
+    kept = {n['notebook']: n for n in made.get('notebooks', []) if (get_config().nbs_path/n['notebook']).is_file()}
+    for n in notebooks(wanted):
+        kept[n['notebook']] = n
+        made['notebooks'] = [kept[k] for k in sorted(kept)]
+        if a.json: a.json.write_text(json.dumps(made, indent=1, ensure_ascii=False)+'\n')   # what is measured is not lost
+    text = json.dumps(made, indent=1, ensure_ascii=False)+'\n'
+    if a.json: a.json.write_text(text)
+    else: print(text)
+    bad = [n['notebook'] for n in made.get('notebooks', []) if n['failed'] or n['faults']]
+    if bad: sys.exit(f'failed, or with outputs that differ without a cause: {", ".join(bad)}')
+
+if __name__ == '__main__': main()
