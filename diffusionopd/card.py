@@ -49,6 +49,7 @@ def how_to_load(
     lines += [f'image = pipe({"write 47 red" if fresh else "a prompt"!r}, num_inference_steps={steps}, guidance_scale={m.guidance:g}).images[0]']
     return '```python\n'+'\n'.join(lines)+'\n```'
 
+# %% ../nbs/22d_card.ipynb #3f5daad5
 def teachers_of(
     m:Manifest, # of the student
 )->str:         # Markdown; empty where the manifest names none
@@ -156,6 +157,7 @@ def ready(
     refuse(not found, 'there is no token of the Hugging Face hub here: run hf auth login, or set HF_TOKEN')
     return HfApi(token=found)
 
+# %% ../nbs/22d_card.ipynb #8000b29f
 def push(
     folder,       # to be uploaded, whole
     repo:str,     # owner/name

@@ -12,8 +12,8 @@ __all__ = ['app', 'console', 'Version', 'RecipeFile', 'BaseFile', 'Prompts', 'Ki
            'Reached', 'Measure', 'ALONE', 'top', 'said', 'threads', 'room_for', 'speaks', 'several', 'Bars', 'bars',
            'short', 'show_score', 'gaps_in', 'reading', 'scores_in', 'follow', 'watch', 'option', 'read_recipe', 'tell',
            'demo_command', 'distill_command', 'teach_command', 'pretrain_command', 'save_grid', 'strange', 'numbers',
-           'placed', 'sized', 'sample_command', 'write_json', 'write_scores', 'write_grid', 'examined', 'fixed_table',
-           'evaluate_command', 'report_command', 'watch_comparison', 'compare_command', 'export_command',
+           'placed', 'sized', 'sample_command', 'write_json', 'said_scores', 'write_scores', 'write_grid', 'examined',
+           'fixed_table', 'evaluate_command', 'report_command', 'watch_comparison', 'compare_command', 'export_command',
            'plan_command', 'init_command', 'quieten', 'spin_briefly', 'usage', 'main']
 
 # %% ../nbs/25_cli.ipynb #dcb633d0
@@ -205,6 +205,8 @@ Each = Annotated[int, typer.Option('--pictures', '-n', help='Pictures of each pr
 Pictures = Annotated[int, typer.Option('--pictures', '-n', help='Pictures per task and model.', min=2)]
 Steps = Annotated[int, typer.Option(help='Sampler steps.', min=1, max=1000)]
 Guidance = Annotated[Optional[float], typer.Option(help='Guidance scale.', show_default="the adapter's own", min=0)]
+
+# %% ../nbs/25_cli.ipynb #be5f39db
 Scales = Annotated[Optional[str], typer.Option('--guidance', metavar='SCALE[,SCALE]', help='Guidance scales, one table row each.', show_default="the adapter's own")]
 ManySteps = Annotated[str, typer.Option('--steps', metavar='N[,N]', help='Sampler steps, one table row each.')]
 Batch = Annotated[int, typer.Option(help='Pictures at a time.', min=1)]
@@ -380,6 +382,7 @@ def numbers(
     refuse(not good, f'{name} takes {what} from {least:g}{upto} with commas between them, not {str(text)!r}')
     return list(dict.fromkeys(out))
 
+# %% ../nbs/25_cli.ipynb #2b8d9f66
 def placed(
     device, # as given, or None
 ):          # the same
@@ -436,6 +439,19 @@ def write_json(
     except OSError as e: refuse(True, f'cannot write {path}: {e.strerror}')
     write_whole(path, json.dumps(jsonable(value), indent=1)+'\n')
 
+# %% ../nbs/25_cli.ipynb #5d200191
+def said_scores(
+    scores:list, # of `Score`
+    wording:str, # of the prompts
+    note:str='', # how many pictures
+    apart=(),    # of `Apart`
+)->str:          # Markdown
+    "An evaluation for reading."
+    from diffusionopd.evaluate import settings_table
+    from diffusionopd.fixed import apart_table
+    samplers = ' or '.join(dict.fromkeys(s.sampler for s in scores))
+    return '\n\n'.join([settings_table(scores, wording), *([f'{note}, {samplers}'] if note else []), *([apart_table(apart)] if apart else [])])
+
 # %% ../nbs/25_cli.ipynb #fc182f2c
 def write_scores(
     path:Path,   # .json, .csv or .md; its folder is made
@@ -445,14 +461,13 @@ def write_scores(
 ):
     "Write an evaluation. Raises `Refusal` where that is impossible."
     from dataclasses import asdict
-    from diffusionopd.evaluate import csv_text, settings_table
-    from diffusionopd.fixed import apart_table
+    from diffusionopd.evaluate import csv_text
     from diffusionopd.report import write_whole
     if path.suffix == '.json': return write_json(path, [asdict(s) for s in scores] if not apart else dict(scores=[asdict(s) for s in scores], fixed_kl=[asdict(a) for a in apart]))
     try: path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e: refuse(True, f'cannot write {path}: {e.strerror}')
     if path.suffix == '.csv': write_whole(path, csv_text(scores))
-    else: write_whole(path, '\n\n'.join([settings_table(scores, wording), *([apart_table(apart)] if apart else [])])+'\n')
+    else: write_whole(path, said_scores(scores, wording, apart=apart)+'\n')
 
 def write_grid(
     path:Path,   # PNG file; its folder is made
@@ -467,38 +482,27 @@ def write_grid(
     plt.close('all')
 
 # %% ../nbs/25_cli.ipynb #917c905f
-def examined(adapter, # names of models, or None
-    model,            # the base
-    task,             # names, or None
-    n,                # pictures
-    seed,             # of prompts and noise
-    steps,            # several numbers
-    guidance,         # several, or None
-    wording,          # of the prompts
-    reward,           # its name
-    plugin,           # modules, or None
-    no_base,          # leave the base out?
-    batch,            # pictures at a time
-    size,             # for `resize`
-    device,           # or None
-    cpu_threads,      # or None
-    quiet,            # no bars?
-    scores:list,      # gets every `Score`
-    seen:list,        # gets triples for `plot_exam`
+def examined(
+    models:list,  # names
+    names:list,   # of tasks
+    scores:list,  # gets every `Score`
+    seen:list,    # gets triples for `plot_exam`
+    quiet:bool,   # no bars?
+    seed:int=0,   # of prompts and noise
+    wording:str='usual', # of the prompts
+    steps=(10,),  # several numbers
+    guidance=None, # several scales, or None
+    **how,        # for `evaluate`
 ):
     "Run an evaluation under a progress bar."
     from diffusionopd.evaluate import evaluate, exam, sources_of
-    from diffusionopd.recipes import load_plugins
-    from diffusionopd.world import TASKS
-    threads(cpu_threads)
-    load_plugins(plugin or [])
-    names, models, looked = list(task or TASKS), list(dict.fromkeys([*([] if no_base else ['base']), *(adapter or [])])), []
-    sources = sources_of(names, [wording])
+    sources, looked = sources_of(names, [wording]), []
     def keep(s):
         scores.append(s)
         seen.append((s, exam(sources[s.task], 2, seed, wording)[0], looked.pop()))
         return s
-    events = evaluate(models, names, model, n, [wording], reward, device, size, seed=seed, guidance=guidance, steps=steps, batch=batch, see=lambda m, t, images: looked.append(images[:2].cpu()))
+    see = lambda model, task, images: looked.append(images[:2].cpu())
+    events = evaluate(models, names, wordings=[wording], seed=seed, steps=list(steps), guidance=guidance, see=see, **how)
     watch(map(keep, events), 'Scoring', len(sources)*len(models)*len(steps)*len(guidance or [1]), quiet)
 
 # %% ../nbs/25_cli.ipynb #9bdd304f
@@ -534,14 +538,15 @@ def evaluate_command(adapter:Adapters=None, model:Model='embedded', task:TaskNam
     path, picture, scores, seen, place = room_for(out) if out else None, room_for(grid) if grid else None, [], [], placed(device)
     refuse(path is not None and path.suffix not in ('.json', '.csv', '.md'), f'--out writes .json, .csv or .md, not {out!r}')
     refuse(picture is not None and picture.suffix != '.png', f'--grid must be a .png file, not {grid!r}')
-    examined(adapter, model, task, n, seed, ways, scales, wording, reward, plugin, no_base, batch, sized(height, width, frames), place, cpu_threads, quiet, scores, seen)
+    from diffusionopd.recipes import load_plugins
+    from diffusionopd.world import TASKS
+    threads(cpu_threads); load_plugins(plugin or [])
+    models = list(dict.fromkeys([*([] if no_base else ['base']), *(adapter or [])]))
+    examined(models, list(task or TASKS), scores, seen, quiet, seed, wording, ways, scales, model=model, n=n, reward=reward, batch=batch, size=sized(height, width, frames), device=place)
     apart = fixed_table(fixed_kl, adapter, no_base, walks, walker, place) if fixed_kl else []
-    from diffusionopd.evaluate import settings_table
-    from diffusionopd.fixed import apart_table
     if path: write_scores(path, scores, wording, apart)
     if picture: write_grid(picture, seen)
-    samplers = ' or '.join(dict.fromkeys(s.sampler for s in scores))
-    typer.echo('\n\n'.join([settings_table(scores, wording), f'{n} pictures a task, {samplers}', *([apart_table(apart)] if apart else [])]))
+    typer.echo(said_scores(scores, wording, f'{n} pictures a task', apart))
 
 # %% ../nbs/25_cli.ipynb #a1c0de02
 @app.command('report')
@@ -613,6 +618,7 @@ Licence = Annotated[str, typer.Option(metavar='LICENCE', help='For the card, as 
 OwnBase = Annotated[str, typer.Option('--model', metavar='MODEL', help='Where the base lies now.', show_default='where it lay in training')]
 StoredAs = Annotated[str, typer.Option('--dtype', help='Of merged weights: float32, bfloat16 or float16.')]
 
+# %% ../nbs/25_cli.ipynb #a5bba87b
 @app.command('export')
 def export_command(place:Student, merged:Merged=None, folder:Adapted=None, push_to_hub:Push=None, public:Public=False, licence:Licence='', model:OwnBase='', dtype:StoredAs='float32'):
     """Hand a student over: as a folder with adapter, card and figures, as a whole pipeline, to the hub.
@@ -640,6 +646,7 @@ PeakSpeed = Annotated[float, typer.Option('--tflops', help='Peak of each device,
 Reached = Annotated[float, typer.Option('--utilisation', help='Share of the peak that is reached.')]
 Measure = Annotated[bool, typer.Option('--measure', help='Time a forward of the network here, with made-up weights, instead of assuming a speed.')]
 
+# %% ../nbs/25_cli.ipynb #a8603a45
 @app.command('plan')
 def plan_command(recipe:RecipeFile, devices:Devices=1, device_memory:DeviceMemory=80., tflops:PeakSpeed=989., utilisation:Reached=.4, measure:Measure=False, model:NewModel=None,
                  plugin:Plugins=None, out:Json=None, cpu_threads:Threads=None):

@@ -56,6 +56,7 @@ def base_of(
     refuse(not name, 'the manifest does not say on which base the adapter sits: name it with --model')
     return name
 
+# %% ../nbs/22c_export.ipynb #02ec3578
 def merged_pipeline(
     place,               # as for `student_of`
     model='',            # its base; empty: the one that its manifest names
@@ -71,6 +72,8 @@ def merged_pipeline(
         with torch.no_grad(): strip(bb.net, 'student')
     bb.pipe.to(DTYPES[dtype])
     return bb.pipe, m
+
+# %% ../nbs/22c_export.ipynb #b7c460f2
 def write_merged(
     folder,        # there and empty
     place,         # as for `student_of`

@@ -11,28 +11,22 @@ __all__ = ['SPREAD', 'REMEDIES', 'located', 'component', 'Zeros', 'outline', 'sk
 
 # %% ../nbs/24h_plan.ipynb #0c3be645
 import importlib, json, math, os
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter; from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from time import perf_counter
-from types import SimpleNamespace
-from unittest.mock import patch
-from weakref import finalize
+from pathlib import Path; from time import perf_counter; from types import SimpleNamespace
+from unittest.mock import patch; from weakref import finalize
 import diffusers, torch, torch.nn.functional as F
 from diffusers import ModelMixin
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._python_dispatch import TorchDispatchMode; from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 from .adapters import DIFFUSERS_FILE, PEFT_FILE, adapter_field, adapter_parameters, add_lora, merged, module_field, read_manifest, read_settings
 from .backbones import Backbone, conforming, family_of, find_model, resize
-from .embeddings import encoders
 from .errors import Refusal, refuse
 from .evaluate import own_device, teacher_folder
 from .fields import Counted, frozen
@@ -44,7 +38,7 @@ from .report import markdown
 from .rollout import seed_of
 from .targets import between
 from .teachers import OWN, TEACHERS, Teacher
-from .trainer import accumulate, look_up, named, open_student, open_target, round_batch, split, student_field, wants_base
+from .trainer import accumulate, look_up, open_student, open_target, round_batch, split, student_field, wants_base
 
 # %% ../nbs/24h_plan.ipynb #bfc0399f
 def located(
@@ -155,6 +149,7 @@ def adapter_shapes(
         with safe_open(file, 'pt') as f: return {k.removeprefix('base_model.model.').removeprefix(f'{component}.'): tuple(f.get_slice(k).get_shape()) for k in f.keys()}
     except SafetensorError as e: refuse(True, f'{file} cannot be read: {e}')
 
+# %% ../nbs/24h_plan.ipynb #e4c87ec8
 def assumed(
     r:DistillRecipe, # its student's rank
     bb:Backbone,     # its layers
@@ -164,6 +159,7 @@ def assumed(
     layers = [m for k, m in bb.net.named_modules() if f'.{k}'.endswith(ends) and isinstance(m, nn.Linear)]
     return sum(r.student.rank*(m.in_features+m.out_features) for m in layers)
 
+# %% ../nbs/24h_plan.ipynb #8ba1b8d5
 def teacher_copy(
     r:DistillRecipe, # settings
     task:str,        # whose teacher
@@ -186,6 +182,7 @@ def teacher_copy(
     if r.merge_teachers or r.student.kind == 'full': return Copy(f'{task}, {Path(name).name}', 'network', network_bytes(bb.net)[0], network_bytes(bb.net)[0]*dtype.itemsize, note)
     return Copy(f'{task}, {Path(name).name}', 'adapter', n, 4*n, note, name)
 
+# %% ../nbs/24h_plan.ipynb #bd93ece0
 def copies(
     r:DistillRecipe, # settings
     bb:Backbone,     # the base, before it gets adapters
@@ -211,7 +208,7 @@ def outfit(
             shapes = {} if c.note or not c.place else adapter_shapes(folder, bb.component)
             rank = min((v[0] for k, v in shapes.items() if 'lora_A' in k), default=s.rank)
             said = read_settings(folder, PEFT_FILE, bb.component).get('target_modules') if (folder/'adapter_config.json').is_file() else None
-            add_lora(bb, f'teacher_{i}', rank, targets=said or sorted({k.rsplit('.lora_', 1)[0] for k in shapes}) or None, trainable=False)
+            add_lora(bb, f'teacher_{i}', rank, targets=said or sorted({k.rsplit('.lora_', 1)[0] for k in shapes if '.lora_A' in k}) or None, trainable=False)
         if s.kind == 'full': bb.net.requires_grad_(True).float(); return dict(bb.net.named_parameters())
         start = adapter_shapes(teacher_folder(s.start), bb.component) if s.start else {}
         rank = min((v[0] for k, v in start.items() if 'lora_A' in k), default=s.rank)
@@ -373,6 +370,7 @@ class State:
     backward: float # of its backward, with what checkpointing repeats
     teacher: float  # of a forward of one sample through a teacher, on average
 
+# %% ../nbs/24h_plan.ipynb #a8e441fe
 def teacher_in_shapes(
     r:DistillRecipe, # settings
     key:tuple,       # task, name of the teacher
@@ -390,6 +388,7 @@ def teacher_in_shapes(
     field = adapter_field(bb, adapter) if c.kind == 'adapter' else module_field(home or bb, net)
     return Teacher(Counted(frozen(field)), asked_with(r, *key), home=home, own_words=home is not None, net=net)
 
+# %% ../nbs/24h_plan.ipynb #7cfe497a
 def act(
     r:DistillRecipe,  # settings
     bb:Backbone,      # from `sketch`; gets its `outfit`
@@ -504,6 +503,7 @@ class Machine:
         for k in ('memory', 'tflops', 'reached'): refuse(not 0 < getattr(self, k) < math.inf, f'{k} of a device must be positive, not {getattr(self, k):g}')
         refuse(self.reached > 1, f'no device reaches more than its peak: reached is a share from 0 to 1, not {self.reached:g}')
 
+# %% ../nbs/24h_plan.ipynb #57b8492f
 @dataclass(frozen=True)
 class Cost:
     "A plan: plain numbers, of bytes, samples, operations and seconds."

@@ -172,7 +172,7 @@ def caption(
 
 def plot_samples(
     painted:dict,   # task -> (prompts, images `(n, 3, h, w)`), as many of each
-    size:float=1.5, # width of a picture, inches
+    size:float=1.8, # width of a picture, inches
 )->tuple:           # (figure, axes)
     "What a model paints, a row for each task, with captions."
     titles = [caption(p) for prompts, _ in painted.values() for p in prompts]

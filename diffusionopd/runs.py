@@ -302,6 +302,7 @@ def painted(
             out[t] = prompts, paint(run.bb, field, prompts, seeds, e.steps, r.rollout.guidance, batch=e.batch)
     return out
 
+# %% ../nbs/23_runs.ipynb #df8e088a
 def look(
     run:Run,         # at an evaluation
     folder:Path,     # of the run
