@@ -18,3 +18,18 @@ def test_gradients_are_equal(repo):
     for r in ran(repo, '-c', code):
         one, two = r['student']
         assert r['difference'] <= 1e-5 and 2*one == two, r
+
+def test_stage_1_learns(repo, tmp_path):
+    "The fastest of the stored runs, cut short: the held-out reward rises, its costs are counted, and what is stored is not run again."
+    args = ['rl_methods.py', '--json', str(tmp_path/'r.json'), '--only', 'aesthetics', '--methods', 'nft', '--rounds', '6', '--pictures', '32']
+    for _ in range(2): text = subprocess.run([sys.executable, *args], cwd=repo/'benchmarks', capture_output=True, text=True, check=True).stdout
+    r, = json.loads((tmp_path/'r.json').read_text())
+    first, *_, last = r['points']
+    assert last['score'] > first['score']+.05 and (last['images'], last['forwards'], last['backwards']) == (384, 384*(8+4), 384*2)
+    assert f"{last['score']:.3f}" in text and (tmp_path/'r.svg').exists()
+
+def test_stored_runs_rise(repo):
+    "What is stored of stage 1: three methods on three tasks, and the reward of each on held-out prompts ends above its start."
+    runs = json.loads((repo/'benchmarks'/'rl_methods.json').read_text())
+    assert {(r['task'], r['method']) for r in runs} == {(t, m) for t in ('composition', 'text', 'aesthetics') for m in ('nft', 'flow_grpo', 'grpo_guard')}
+    for r in runs: assert r['points'][-1]['low'] > r['points'][0]['score'], (r['task'], r['method'])
