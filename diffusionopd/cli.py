@@ -302,7 +302,7 @@ def teach_command(recipe:RecipeFile, model:NewModel=None, out:Out=None, seed:New
 
     The method is that of the recipe: nft (DiffusionNFT), flow_grpo or grpo_guard. Evaluations print the reward, what a judge says, and their gap.
 
-    It teaches models that paint pixels, as the embedded one does. Models with an autoencoder, such as Stable Diffusion, are refused today.
+    It teaches models of pictures, the embedded one and those with an autoencoder; nft wants one that predicts velocities, and films are refused.
 
     Examples:
 
