@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CHILD', 'SAID', 'Questions', 'Arm', 'Suite', 'parent', 'folder_of', 'job_of', 'schedule', 'exam_goals', 'check_suite',
            'world_marks', 'mark', 'marks_of', 'means', 'stamp', 'done_run', 'note_point', 'complete', 'run_job',
-           'Standing', 'one_by_one', 'child', 'spawned', 'side_by_side', 'chain', 'teacher_passes', 'rows_of_run',
-           'stage1_rate', 'load_marks', 'uncertainty', 'write_results', 'compare', 'speed', 'plan_table', 'load_suite']
+           'Standing', 'one_by_one', 'child', 'spawned', 'side_by_side', 'chain', 'teacher_passes', 'stage1_rate',
+           'rows_of_run', 'load_marks', 'uncertainty', 'write_results', 'compare', 'speed', 'plan_table', 'load_suite']
 
 # %% ../nbs/24g_compare.ipynb #ca075f33
 import json, math, os, queue, subprocess, sys, threading
@@ -58,6 +58,7 @@ class Arm(BaseModel):
     after: str | None = Setting(None, description='another arm, whose adapter it starts from and whose cost it bears')
     seeds: list[int] | None = Setting(None, min_length=1, description="seeds; empty: the suite's")
 
+# %% ../nbs/24g_compare.ipynb #972a5801
 class Suite(Shared):
     "A comparison."
     arms: dict[str, Arm] = Setting(description='the arms', min_length=1)
@@ -103,6 +104,7 @@ def job_of(
     shared = Shared(**{k: getattr(suite, k) for k in Shared.model_fields})
     return Job(arm, settings, shared, seed, folder_of(suite, arm, seed), before and folder_of(suite, *before)/'run'/'student')
 
+# %% ../nbs/24g_compare.ipynb #911da26c
 def schedule(
     suite:Suite, # of the arms
 )->list:         # pairs (arm, seed), those that wait for others after them
@@ -172,6 +174,7 @@ def mark(
     refuse(said is None, f'judge: the reward {goal.reward!r} does not answer {goal.judge!r}')
     return dict(reward=got['score'], judge=said, strict=own.get('strict', none), dense=own['score'], group=np.unique(list(map(str, prompts)), return_inverse=True)[1])
 
+# %% ../nbs/24g_compare.ipynb #52e3b1a8
 def marks_of(
     bb:Backbone,     # paints
     field:Field,     # who is examined
@@ -244,6 +247,7 @@ def complete(
     said = dict(step=p.step, n=n, cost=asdict(p.cost), scores=means(marks), hardware=hardware(), marks=file_hash(folder/'marks.npz'))
     write_whole(folder/'done.json', json.dumps(jsonable(said), indent=1)+'\n')
 
+# %% ../nbs/24g_compare.ipynb #aee5f89e
 def run_job(
     suite:Suite, # of the arms
     arm:str,     # one of them
@@ -302,6 +306,7 @@ def child(
 CHILD = 'import json, sys; from diffusionopd.compare import Suite, child, load_plugins, make_recipe; said = json.load(sys.stdin); load_plugins(said["suite"]["plugins"]); ' \
         'sys.exit(child(lambda line: print(line, flush=True), make_recipe(Suite, said["suite"]), said["arm"], said["seed"]))'
 
+# %% ../nbs/24g_compare.ipynb #7b5cccd5
 def spawned(
     suite:Suite, # of the arms
     job:tuple,   # (arm, seed)
@@ -365,6 +370,16 @@ def teacher_passes(
     taught = any(METHODS[suite.arms[a].method].taught for a, _ in chain(suite, arm, seed))
     return [taught_cost(g.teacher) for g in suite.tasks.values()] if taught else []
 
+def stage1_rate(
+    suite:Suite, # of the arms
+    done:dict,   # (arm, seed) -> what stands in `done.json`
+)->float:        # seconds per pass; NaN where nothing was reinforced
+    "How fast stage 1 was in this comparison."
+    costs = [as_cost(d['cost'], str(j)) for j, d in done.items() if suite.arms[j[0]].method in ('rl', 'cascade')]
+    n = sum(c.passes for c in costs)
+    return sum(c.seconds for c in costs)/n if n else math.nan
+
+# %% ../nbs/24g_compare.ipynb #ae8c35d6
 def rows_of_run(
     suite:Suite, # of the arms
     arm:str,     # of a complete run
@@ -386,15 +401,6 @@ def rows_of_run(
                             task=t, taught=t in suite.tasks, **{k: math.nan if s[k] is None else s[k] for k in ('reward', 'judge', 'strict', 'dense')}))
     return out
 
-def stage1_rate(
-    suite:Suite, # of the arms
-    done:dict,   # (arm, seed) -> what stands in `done.json`
-)->float:        # seconds per pass; NaN where nothing was reinforced
-    "How fast stage 1 was in this comparison."
-    costs = [as_cost(d['cost'], str(j)) for j, d in done.items() if suite.arms[j[0]].method in ('rl', 'cascade')]
-    n = sum(c.passes for c in costs)
-    return sum(c.seconds for c in costs)/n if n else math.nan
-
 # %% ../nbs/24g_compare.ipynb #285924ea
 SAID = ('reward', 'judge') # by what shares are told and differences tested
 
@@ -409,6 +415,7 @@ def load_marks(
         for k in f.files: out.setdefault(k.split('/')[0], {})[k.split('/')[1]] = f[k]
     return out
 
+# %% ../nbs/24g_compare.ipynb #67967d3c
 def uncertainty(
     suite:Suite,  # of the arms
     done:dict,    # (arm, seed) -> what stands in `done.json`

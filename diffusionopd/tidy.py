@@ -138,6 +138,7 @@ def curve(
     def shares(seeds): return [list(gains(rs, level, field).values()) for rs in seeds.values()]
     return [(float(np.mean([work(rs[0]) for rs in seeds.values()])), *(([f(s) for s in shares(seeds)]) for f in (np.mean, np.min))) for seeds in found.values()]
 
+# %% ../nbs/24f_tidy.ipynb #1baf23cc
 def plot_quality(
     ax,                 # axes
     rows:Sequence,      # records
@@ -207,6 +208,7 @@ def result_table(
     untaught = {r['task'] for r in last if not r['taught']}
     return markdown(['method', 'seeds', *(f'{t} (untaught)' if t in untaught else t for t in tasks), 'mean share of gain, by reward', 'worst task', 'mean share, by judge', 'worst task', 'Mpasses alone', 'critical path', 'sum', 'seconds alone'], lines)
 
+# %% ../nbs/24f_tidy.ipynb #d39d5279
 def test_table(
     tests:dict, # method -> task -> what `paired` returns
     other:str,  # the method that they are compared with
