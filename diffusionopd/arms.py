@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'Goal', 'Shared', 'Job', 'Point', 'over', 'due', 'Method', 'method', 'find_method', 'Given', 'taught_cost',
            'given', 'Distilled', 'aims_of', 'distill_recipe', 'spent', 'distilled', 'steps_of', 'distill_plan', 'opd',
-           'Policy', 'off_plan', 'off_policy', 'ppo', 'Imitation', 'kept_pool', 'imitation_plan', 'sft', 'Merged',
+           'Policy', 'off_plan', 'off_policy', 'ppo', 'Imitation', 'imitation_plan', 'kept_pool', 'sft', 'Merged',
            'merge', 'Reinforced', 'Cascade', 'teach_recipe', 'lessons', 'joint_plan', 'rl', 'cascade_plan', 'cascade']
 
 # %% ../nbs/24e_arms.ipynb #3c65a582
@@ -53,6 +53,7 @@ class Shared(Part):
     teach: dict = Setting({}, description='fields of a recipe for teach, for every arm that reinforces')
     points: int = Setting(4, ge=1, description='evaluations along a run, the last one included')
 
+# %% ../nbs/24e_arms.ipynb #1268dc04
 @dataclass(frozen=True)
 class Job:
     "What an arm is told."
@@ -90,7 +91,7 @@ def due(
     "When an arm is examined."
     return {-(-total*k//points) for k in range(1, points+1)}
 
-# %% ../nbs/24e_arms.ipynb #1268dc04
+# %% ../nbs/24e_arms.ipynb #fefb36f2
 @dataclass(frozen=True)
 class Method:
     "One way of training."
@@ -139,7 +140,10 @@ def taught_cost(
     return stage1_cost(c) if known else None
 
 @method('given', Given, lambda job: Cost(), taught=False)
-def given(job):
+def given(
+    job:Job, # told
+)->Iterator: # of `Point`
+    "What is there, as an arm."
     s, bb = job.settings, load_backbone(job.shared.model, device=own_device())
     m = Manifest('base') if s.adapter == 'base' else load_adapter(bb, 'given', teacher_folder(s.adapter))
     field = adapter_field(bb, None if s.adapter == 'base' else 'given')
@@ -160,6 +164,7 @@ def aims_of(
     for t in names or (): refuse(t not in goals, f'arms.{job.name}: unknown task {t!r}: {nearest(t, goals)}')
     return {t: goals[t] for t in names or goals}
 
+# %% ../nbs/24e_arms.ipynb #ff1266e0
 def distill_recipe(
     job:Job, # told
 )->DistillRecipe: # raises `Refusal`
@@ -236,7 +241,11 @@ def distill_plan(
     return Cost(round(n*walked*mine), round(n*asked*teachers), round(n*asked*base), round(n*asked*mine), 0, r.updates)
 
 @method('opd', Distilled, distill_plan)
-def opd(job): return distilled(job, lambda run, counter: step)
+def opd(
+    job:Job, # told
+)->Iterator: # of `Point`
+    "On-policy distillation."
+    return distilled(job, lambda run, counter: step)
 
 # %% ../nbs/24e_arms.ipynb #ebc16fca
 class Policy(Distilled):
@@ -260,10 +269,18 @@ def off_plan(
     return replace(c, student=c.backwards, teachers=c.teachers*c.student//c.backwards)
 
 @method('off_policy', Distilled, off_plan)
-def off_policy(job): return distilled(job, lambda run, counter: lambda run: learn(run, teacher_states))
+def off_policy(
+    job:Job, # told
+)->Iterator: # of `Point`
+    "Distillation on the walks of the teachers."
+    return distilled(job, lambda run, counter: lambda run: learn(run, teacher_states))
 
+# %% ../nbs/24e_arms.ipynb #848cfde7
 @method('ppo', Policy, distill_plan)
-def ppo(job):
+def ppo(
+    job:Job, # told
+)->Iterator: # of `Point`
+    "A policy gradient."
     s = job.settings
     return distilled(job, lambda run, counter: lambda run: learn(run, policy_states(s.cost, s.baseline, s.clip)))
 
@@ -275,6 +292,16 @@ class Imitation(Distilled):
     steps: int = Setting(10, ge=1, le=1000, description="sampler steps of the teachers")
     levels: int = Setting(4, ge=1, description='noise levels of each picture in an update')
 
+def imitation_plan(
+    job:Job, # told
+)->Cost:     # of all updates
+    "What fine-tuning will take."
+    r, s, c = distill_recipe(job), job.settings, distill_plan(job)
+    n, shown = r.updates*r.batch*(len(r.tasks) if r.schedule == 'round' else 1)*s.levels, s.images*len(r.tasks)
+    per = c.teachers/max(1, c.backwards)*(1 if r.rollout.guidance == 1 else 2)
+    return Cost(n, round(shown*s.steps*per), 0, n, shown if s.keep < 1 else 0, r.updates)
+
+# %% ../nbs/24e_arms.ipynb #bf6f39ae
 def kept_pool(
     job:Job,         # told
     run:Run,         # paints, unless the pictures are there
@@ -292,17 +319,11 @@ def kept_pool(
     write_whole(note, json.dumps(dict(prompts=list(map(str, pool.prompts)), tasks=pool.tasks, rewarded=pool.rewarded)))
     return pool
 
-def imitation_plan(
-    job:Job, # told
-)->Cost:     # of all updates
-    "What fine-tuning will take."
-    r, s, c = distill_recipe(job), job.settings, distill_plan(job)
-    n, shown = r.updates*r.batch*(len(r.tasks) if r.schedule == 'round' else 1)*s.levels, s.images*len(r.tasks)
-    per = c.teachers/max(1, c.backwards)*(1 if r.rollout.guidance == 1 else 2)
-    return Cost(n, round(shown*s.steps*per), 0, n, shown if s.keep < 1 else 0, r.updates)
-
 @method('sft', Imitation, imitation_plan)
-def sft(job):
+def sft(
+    job:Job, # told
+)->Iterator: # of `Point`
+    "Fine-tuning on what the teachers painted."
     def prepare(run, counter):
         walk = imitation(kept_pool(job, run, counter), job.settings.levels)
         return lambda run: learn(run, walk)
@@ -316,7 +337,10 @@ class Merged(Part):
     density: float | None = Setting(None, gt=0, lt=1, description='share of entries to keep, for ties and dare')
 
 @method('merge', Merged, lambda job: Cost())
-def merge(job):
+def merge(
+    job:Job, # told
+)->Iterator: # of `Point`
+    "Specialists merged without training."
     s, sh, bb, names = job.settings, job.shared, load_backbone(job.shared.model, device=own_device()), []
     for t, g in sh.tasks.items():
         names.append(f'teacher_{t}')
@@ -363,8 +387,7 @@ def lessons(
     total, when = total or r.iterations, due(total or r.iterations, job.shared.points)
     def point(i, cost, field): return Point(done+i, total, cost, *((field, r.guidance) if done+i in when else ()))
     if (folder/'cost.json').is_file():
-        bb = load_backbone(r.model, device=own_device())
-        load_adapter(bb, 'new', folder)
+        load_adapter(bb := load_backbone(r.model, device=own_device()), 'new', folder)
         yield point(r.iterations, as_cost(json.loads((folder/'cost.json').read_text()), str(folder/'cost.json')), adapter_field(bb, 'new'))
         return
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -375,8 +398,7 @@ def lessons(
         for i in range(1, r.iterations+1):
             with counter.running():
                 taught = next(events)
-                counter.add(rewards=taught.images-seen, steps=r.inner_steps)
-            seen = taught.images
+                counter.add(rewards=taught.images-seen, steps=r.inner_steps); seen = taught.images
             append(job.folder/'rounds.jsonl', dict(update=done+i, loss=taught.loss, reward=taught.reward, cost=asdict(counter.cost)))
             if i < r.iterations: yield point(i, counter.cost, adapter_field(bb, 'new'))
     save_teacher(bb, r, folder, f'arm {job.name} of a comparison, seed {job.seed}', {})
@@ -391,7 +413,10 @@ def joint_plan(
     return stage1_cost(teach_recipe(job, aims_of(job, job.settings.only), job.start))
 
 @method('rl', Reinforced, joint_plan, taught=False)
-def rl(job):
+def rl(
+    job:Job, # told
+)->Iterator: # of `Point`
+    "Reinforcement of several tasks jointly."
     return lessons(job, teach_recipe(job, aims_of(job, job.settings.only), job.start), job.folder/'run'/'student')
 
 def cascade_plan(
@@ -400,8 +425,12 @@ def cascade_plan(
     "What a cascade will take."
     return sum((stage1_cost(teach_recipe(job, {t: g}, job.start)) for t, g in aims_of(job, job.settings.order).items()), Cost())
 
+# %% ../nbs/24e_arms.ipynb #4c2b54fa
 @method('cascade', Cascade, cascade_plan, taught=False)
-def cascade(job):
+def cascade(
+    job:Job, # told
+)->Iterator: # of `Point`
+    "Reinforcement of one task after the other, by one adapter."
     goals, cost, done, last = aims_of(job, job.settings.order), Cost(), 0, job.start
     total = sum(teach_recipe(job, {t: g}).iterations for t, g in goals.items())
     for i, (t, g) in enumerate(goals.items(), 1):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BASELINES', 'COSTS', 'Learnt', 'learn', 'rows_of', 'teacher_states', 'Pool', 'teacher_pool', 'imitation',
-           'policy_states', 'policy_term']
+           'policy_term', 'policy_states']
 
 # %% ../nbs/24d_baselines.ipynb #3fbaa14f
 import math
@@ -54,8 +54,7 @@ def learn(
         norm = float(run.joint.clip(run.params.values(), r.optimiser.clip))
     refuse(not math.isfinite(loss+norm), f'update {run.update+1}: the numbers are not finite: lower optimiser.lr')
     lr, run.whole = run.rate.get_last_lr()[0], False
-    run.joint.step(run.opt)
-    run.rate.step()
+    run.joint.step(run.opt); run.rate.step()
     if run.ema: run.ema.step(run.params.values())
     run.update, run.whole = run.update+1, True
     return Learnt(run.update, loss, norm, lr, perf_counter()-start, run.elapsed)
@@ -90,6 +89,7 @@ class Pool:
     tasks: list    # n labels
     rewarded: int  # pictures that a reward was asked about, kept or not
 
+# %% ../nbs/24d_baselines.ipynb #08aa473f
 @torch.no_grad()
 def teacher_pool(
     run:Run,        # knows the teachers and the prompts
@@ -139,6 +139,19 @@ def imitation(
 BASELINES = dict(none=lambda c, kl: 0., own=lambda c, kl: kl, batch=lambda c, kl: (c.sum()-c)/max(1, len(c)-1))
 COSTS = ('log_ratio', 'kl', 'detached')
 
+def policy_term(
+    step,        # of the walk, whose answer carries a graph
+    mu_t:Tensor, # `(b, ...)` the teacher's mean
+    cost:str,    # one of `COSTS`
+    baseline:str, # a key of `BASELINES`
+    clip:float,  # of the ratio
+)->Tensor:       # `(b,)`
+    "The loss of a transition."
+    args = step.mean, mu_t, step.mean.detach(), step.kernel.std, step.noise
+    with torch.no_grad(): c, kl = ppo_loss(*args, cost), ppo_loss(*args, 'detached')           # the ratio is 1: the loss is the cost
+    return ppo_loss(*args, cost, clip, BASELINES[baseline](c, kl))
+
+# %% ../nbs/24d_baselines.ipynb #71dafb30
 def policy_states(
     cost:str='log_ratio', # one of `COSTS`
     baseline:str='batch', # a key of `BASELINES`
@@ -159,15 +172,3 @@ def policy_states(
             (share*loss).backward()
             yield loss.detach()
     return walk
-
-def policy_term(
-    step,        # of the walk, whose answer carries a graph
-    mu_t:Tensor, # `(b, ...)` the teacher's mean
-    cost:str,    # one of `COSTS`
-    baseline:str, # a key of `BASELINES`
-    clip:float,  # of the ratio
-)->Tensor:       # `(b,)`
-    "The loss of a transition."
-    args = step.mean, mu_t, step.mean.detach(), step.kernel.std, step.noise
-    with torch.no_grad(): c, kl = ppo_loss(*args, cost), ppo_loss(*args, 'detached')           # the ratio is 1: the loss is the cost
-    return ppo_loss(*args, cost, clip, BASELINES[baseline](c, kl))

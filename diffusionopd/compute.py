@@ -76,6 +76,7 @@ class Counter:
         try: yield self
         finally: self.seconds, self.since = self.seconds+perf_counter()-self.since, None
 
+# %% ../nbs/24b_compute.ipynb #dcc918ad
 @contextmanager
 def counting(
     bb:Backbone,      # whose network is counted within the `with` block

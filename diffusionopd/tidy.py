@@ -138,6 +138,7 @@ def curve(
     def shares(seeds): return [list(gains(rs, level, field).values()) for rs in seeds.values()]
     return [(float(np.mean([work(rs[0]) for rs in seeds.values()])), *(([f(s) for s in shares(seeds)]) for f in (np.mean, np.min))) for seeds in found.values()]
 
+# %% ../nbs/24f_tidy.ipynb #1baf23cc
 def plot_quality(
     ax,                 # axes
     rows:Sequence,      # records
@@ -155,29 +156,30 @@ def plot_quality(
         ax.plot(x, [np.mean(v) for v in worst], '--', lw=.8, color=line.get_color())
     for y in (0, 1): ax.axhline(y, color='0.6', lw=.6, zorder=0)
     teachers = dict(stage='without teachers', critical='with the slowest teacher', sum='with all teachers')[clock]
-    ax.set(xlabel=f'{unit}, {teachers}', ylabel='share of the teachers\' gain')
+    ax.set(xlabel=f'{unit}, {teachers}', ylabel=f'share of gain, by {field}')
+    if ax.get_ylim()[0] < -1: ax.set_ylim(bottom=-1)                                           # what is far below the base is cut off
     ax.ticklabel_format(axis='x', style='sci', scilimits=(-3, 4))
 
 # %% ../nbs/24f_tidy.ipynb #6a5ad163
 def draw_comparison(
     rows:Sequence,      # records
-    level:dict,         # from `levels`
-    field:str='judge',  # which number
+    by:dict,            # name of a number, such as `judge` -> what `levels` says of it
 )->dict:                # name -> figure
     "The figures of a comparison: quality against passes and seconds on three clocks, and the matrix of tasks."
     trained = [m for m in dict.fromkeys(r['method'] for r in rows) if any(r['kind'] != 'given' and r['forwards'] for r in rows if r['method'] == m)]
     out = {}
-    for unit in ('passes', 'seconds') if level and trained else ():
+    for unit, field, level in [(u, f, lv) for u in ('passes', 'seconds') for f, lv in by.items() if lv and trained]:
         fig, axs = panels(3, 3, 4, 3.2, sharey=True)
         for ax, clock in zip(axs, ('stage', 'critical', 'sum')): plot_quality(ax, rows, trained, level, clock, unit, field)
         fig.legend(*axs[0].get_legend_handles_labels(), loc='outside lower center', ncols=6, frameon=False, fontsize=8)
-        out[f'quality-{unit}'] = fig
+        out[f'quality-{unit}-{field}'] = fig
     last = [r for r in rows if r['final']]
     names, tasks = (list(dict.fromkeys(r[k] for r in last)) for k in ('method', 'task'))
-    M = np.array([[np.mean([r[field] for r in last if (r['method'], r['task']) == (m, t)] or [np.nan]) for t in tasks] for m in names])
-    fig, axs = panels(1, 1, 1.2*len(tasks)+3, .28*len(names)+1)
-    heatmap(axs[0], M, names, tasks, field)
-    return out | dict(matrix=fig)
+    for field in by:
+        M = np.array([[np.mean([r[field] for r in last if (r['method'], r['task']) == (m, t)] or [np.nan]) for t in tasks] for m in names])
+        out[f'matrix-{field}'], axs = panels(1, 1, 1.2*len(tasks)+3, .28*len(names)+1)
+        heatmap(axs[0], M, names, tasks, field)
+    return out
 
 # %% ../nbs/24f_tidy.ipynb #1bd8d6a7
 def ci(
@@ -189,7 +191,7 @@ def ci(
 
 def result_table(
     rows:Sequence,     # records
-    intervals:dict,    # method -> what `gain_interval` returns
+    intervals:dict,    # method -> name of a number -> what `gain_interval` returns
     field:str='judge', # which number
 )->str:                # Markdown
     "One line a method: scores, shares of gain, work."
@@ -201,11 +203,12 @@ def result_table(
         r, got = mine[0], intervals.get(m, {})
         own = float(np.mean([r['forwards']+r['backwards'] for r in mine]))
         work = clocks(own, [r['teachers_max'], r['teachers_sum']-r['teachers_max']] if r['teachers_sum'] else [])
-        lines.append([m, len({r['seed'] for r in mine}), *cells, ci(got.get('mean')), ci(got.get('worst')), *(f'{v/1e6:.2f}' for v in work.values()),
-                      f'{np.mean([r["seconds"] for r in mine]):.0f}'])
+        lines.append([m, len({r['seed'] for r in mine}), *cells, *(ci(got.get(k, {}).get(v)) for k in ('reward', 'judge') for v in ('mean', 'worst')), *(f'{v/1e6:.2f}' for v in work.values()),
+                      '–' if own and not r['seconds'] else f'{np.mean([r["seconds"] for r in mine]):.0f}'])
     untaught = {r['task'] for r in last if not r['taught']}
-    return markdown(['method', 'seeds', *(f'{t} (untaught)' if t in untaught else t for t in tasks), 'mean share of gain', 'worst task', 'Mpasses alone', 'critical path', 'sum', 'seconds alone'], lines)
+    return markdown(['method', 'seeds', *(f'{t} (untaught)' if t in untaught else t for t in tasks), 'mean share of gain, by reward', 'worst task', 'mean share, by judge', 'worst task', 'Mpasses alone', 'critical path', 'sum', 'seconds alone'], lines)
 
+# %% ../nbs/24f_tidy.ipynb #d39d5279
 def test_table(
     tests:dict, # method -> task -> what `paired` returns
     other:str,  # the method that they are compared with

@@ -6,7 +6,7 @@ from PIL import Image
 
 from installed import SMALL, TASKS, console, edit, lines, write
 
-COMMANDS = 'demo', 'distill', 'teach', 'pretrain', 'sample', 'evaluate', 'report', 'export', 'plan', 'init'
+COMMANDS = 'demo', 'distill', 'teach', 'pretrain', 'sample', 'evaluate', 'report', 'export', 'compare', 'plan', 'init'
 
 def strict(text):
     "JSON as every reader understands it: without NaN and Infinity."

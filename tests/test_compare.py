@@ -7,7 +7,8 @@ import pytest, torch, yaml
 from rich.console import Console
 
 from diffusionopd.cli import main
-from diffusionopd.compare import compare, done_run, folder_of, load_suite
+from diffusionopd.arms import taught_cost
+from diffusionopd.compare import check_suite, compare, done_run, folder_of, load_suite
 from diffusionopd.tidy import COLUMNS, read_tidy
 
 REWARDS = '''
@@ -67,7 +68,7 @@ def test_records(whole):
     assert [r['step'] for r in rows if (r['method'], r['task']) == ('opd', 'text')] == [2, 4]
     opd, off = ([r for r in rows if r['method'] == m and r['final']][0] for m in ('opd', 'off'))
     assert opd['forwards'] == off['forwards'] == 2*opd['backwards'] == 4*2*2*2 and opd['teachers_sum'] == 2*opd['teachers_max'] > 0
-    assert '| minus opd |' in (whole/'table.md').read_text() and (whole/'figures'/'quality-passes.png').is_file()
+    assert '| minus opd |' in (whole/'table.md').read_text() and (whole/'figures'/'quality-passes-reward.png').is_file()
 
 def test_complete_runs_stay(mine):
     "Told again, nothing is run again; an arm that is added is run, and only that."
@@ -92,6 +93,31 @@ def test_stopped(whole, tmp_path):
     assert (tmp_path/'out'/student).read_bytes() == (whole/student).read_bytes()
     cost = lambda out: {k: v for k, v in json.loads((out/'runs'/'opd-0'/'done.json').read_text())['cost'].items() if k != 'seconds'}
     assert cost(tmp_path/'out') == cost(whole)
+
+SUITES = ('reduced', 'paper', 'ablations', 'tuning')
+
+@pytest.mark.parametrize('name', SUITES)
+def test_shipped_suites(name, repo, monkeypatch):
+    "Each is understood, and fits: six hours on two cores for all of them, at two milliseconds a pass."
+    pytest.importorskip('tesserocr')
+    suite = load_suite(repo/'recipes'/'suites'/f'{name}.yaml')
+    planned, q = check_suite(suite), suite.evaluation
+    asked = (len(suite.tasks)+len(q.untaught))*q.steps*(q.n+q.along*(suite.points-1))
+    minutes = .002/60*sum(c.passes+asked for c in planned.values())
+    assert minutes < dict(reduced=15, paper=520, ablations=190, tuning=45)[name] and suite.threads == 1
+    if name == 'paper': # joint runs and cascades stand at the sum of what distillation and its teachers take
+        total = planned['opd_ode', 0].passes+sum(taught_cost(g.teacher).passes for g in suite.tasks.values())
+        assert {planned[a, s].passes for a in ('joint_nft', 'joint_grpo', 'joint_guard', 'cascade') for s in (0, 1, 2)} == {total}
+        assert {suite.seeds_of(a) == [0, 1, 2] for a in ('opd_ode', 'opd_sde', 'off_policy', 'sft', 'ppo', 'dance_opd', 'merge_opd', 'joint_nft', 'cascade')} == {True}
+
+def test_kept(mine, repo, tmp_path):
+    "What `tools/keep_results.py` keeps is enough to know that the runs are complete."
+    subprocess.run([sys.executable, repo/'tools'/'keep_results.py', mine, tmp_path/'kept'], check=True, capture_output=True)
+    write(tmp_path/'suite.yaml', out='kept')
+    suite = load_suite('suite.yaml')
+    assert all(done_run(suite, a, 0) for a in SUITE['arms']) and not list((tmp_path/'kept').rglob('*.safetensors'))
+    before = tree(tmp_path/'kept'/'runs')
+    assert not list(compare(suite)) and tree(tmp_path/'kept'/'runs') == before
 
 # What is wrong
 
