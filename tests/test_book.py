@@ -77,15 +77,12 @@ def test_markdown_is_pandocs(nb):
 
 # Anywhere
 
-PENDING = re.compile(r'(13|1[4-9]|2[0-5])[a-z]?_')   # until `python tools/first_cells.py` has been run over them
-
 @pytest.mark.parametrize('nb', notebooks, ids=lambda p: p.stem)
 def test_first_cells(nb):
     "A link to Colab, and a cell that installs the package where it is missing."
     old = json.loads(nb.read_text(encoding='utf8'))
     path = nb.resolve().relative_to(get_config().config_path.resolve()).as_posix()
     new = first_cells.mended(old, path, get_config())
-    if new != old and PENDING.match(nb.name): pytest.skip('python tools/first_cells.py has not been run over it')
     assert new == old, 'run `python tools/first_cells.py`'
 
 def test_first_cell_installs_only_what_lacks():
