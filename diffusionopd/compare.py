@@ -425,7 +425,7 @@ def uncertainty(
     for arm, seed in done: marks.setdefault(arm, []).append(load_marks(suite, arm, seed))
     tasks, intervals, tests = [t for t in suite.tasks if suite.specialist(t) in marks], {}, {}
     of = lambda m, ts, k: {t: m[t][k].astype(float) for t in ts}
-    for k in SAID if suite.base in marks and tasks else ():
+    for k in SAID if suite.base in marks and len(tasks) == len(suite.tasks) else (): # a share of some tasks would look like one of all
         base, groups = of(marks[suite.base][0], tasks, k), {t: marks[suite.base][0][t]['group'] for t in tasks}
         teacher = {t: of(marks[suite.specialist(t)][0], [t], k)[t] for t in tasks}
         for arm, ms in marks.items():
