@@ -228,7 +228,8 @@ class Manifest:
     kind: str                                  # `base`, `teacher` or `student`
     task: str = ''                             # what it was trained for
     base: str = ''                             # `identity` of the backbone it sits on
-    sha256: str = ''                           # of the weights file
+    sha256: str = ''                           # of the weights file; of a whole network its identity
+    files: dict = field(default_factory=dict)  # name of a file -> its sha256
     sigmas: tuple = ()                         # sigma grid of its rollouts
     solver: str = 'euler'                      # kernel of its rollouts
     latents: dict = field(default_factory=dict) # of the space it paints in, see `latents_of`
@@ -249,7 +250,7 @@ def check_manifest(
     number = lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)
     is_ = lambda *kinds: lambda v: isinstance(v, kinds) and not isinstance(v, bool)
     rules = dict(sigmas=lambda v: isinstance(v, (list, tuple)) and all(map(number, v)), guidance=number, seed=is_(int), format=is_(int),
-                 config=is_(dict), scores=is_(dict), latents=is_(dict))
+                 config=is_(dict), scores=is_(dict), latents=is_(dict), files=is_(dict))
     refuse(not isinstance(said, dict) or 'kind' not in said, f'{where} is not a manifest: it names no kind')
     refuse(is_(int)(said.get('format')) and said['format'] > 1, f'{where} is of format {said.get("format")}, written by a later version')
     known = {f.name: said[f.name] for f in fields(Manifest) if f.name in said}
@@ -315,8 +316,8 @@ def latents_note(
     here:dict,  # of the run
 )->str:         # one sentence, or nothing
     "Does a teacher paint in another space?"
-    odd = [k for k in there if there[k]!=here.get(k)]
-    return f'its latents have {odd[0]} {short(there[odd[0]])}, those of the run {short(here.get(odd[0]))}' if odd else ''
+    odd = [k for k in {**there, **here} if there.get(k)!=here.get(k)] if there else []
+    return f'its latents have {odd[0]} {short(there.get(odd[0]))}, those of the run {short(here.get(odd[0]))}' if odd else ''
 
 # %% ../nbs/15_adapters.ipynb #867deb01
 def file_hash(
@@ -380,7 +381,8 @@ def save_adapter(
     save_layout(bb, state, settings, folder)
     (folder/'adapter_config.json').write_text(json.dumps(dict(settings, peft_type='LORA'), indent=1, sort_keys=True)+'\n')
     for file in folder.glob('*.safetensors'): file.chmod((folder/'adapter_config.json').stat().st_mode) # safetensors keeps them to their owner
-    m = Manifest(**dict(asdict(manifest), base=bb.identity, latents=latents_of(bb), sha256=file_hash(folder/PEFT_FILE)))
+    files = {f: file_hash(folder/f) for f in (PEFT_FILE, DIFFUSERS_FILE) if (folder/f).is_file()}
+    m = Manifest(**dict(asdict(manifest), base=bb.identity, latents=latents_of(bb), sha256=files[PEFT_FILE], files=files))
     write_manifest(m, folder)
     return m
 
@@ -395,6 +397,8 @@ def check_settings(
     refuse(kind!='LORA', f'{where} holds an adapter of type {kind}, only LoRA is read')
     odd = [k for k in ('use_dora', 'use_rslora', 'rank_pattern', 'alpha_pattern', 'modules_to_save', 'lora_bias') if config.get(k)]
     if odd: refuse(True, f'{where}: an adapter with {odd[0]} is not supported')
+    init = config.get('init_lora_weights', True)
+    if isinstance(init, str) and init!='gaussian': refuse(True, f'{where}: an adapter that began as {init!r} changed its base too, so it is not read')
     number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
     refuse(not number or not 0 < alpha < math.inf, f'{where}: lora_alpha must be a number above 0, not {short(alpha)}')
 
@@ -406,6 +410,7 @@ def read_settings(
 )->dict:                         # empty where nothing is said
     "The settings of an adapter, from its configuration or from the header of its file. Raises `Refusal`."
     config = Path(folder)/'adapter_config.json'
+    refuse(file==PEFT_FILE and not config.is_file(), f'{folder} lacks adapter_config.json, so the strength of its adapter is unknown')
     try:
         if config.is_file(): said = json.loads(config.read_text())
         else:
@@ -510,6 +515,8 @@ def converted(
     "Read an adapter of another layout. Raises `Refusal` for one that does not arrive complete."
     keys, net, name = list(load_file(file)), bb.net, 'incoming'
     words = [k for k in keys if k.startswith(('lora_te', 'text_encoder'))]
+    odd = [k for k in keys if not re.search(r'(lora_(down|up|A|B)|lora\.(down|up))(\.\w+)?\.weight$|\.alpha$', k)] # DoRA's magnitudes, norms, other decompositions
+    refuse(bool(odd), f'{file} holds more than low-rank layers, first {odd[0] if odd else ""!r}: such an adapter is not read')
     refuse(bool(words), f'{file} has {len(words)} tensors for a text encoder, the first {words[0] if words else ""!r}: an adapter of the {bb.component} alone is read')
     down, up = (sum(any(w in k for w in ws) for k in keys) for ws in (('lora_down', 'lora.down', 'lora_A'), ('lora_up', 'lora.up', 'lora_B')))
     refuse(down!=up, f'{file} has {down} first and {up} second halves of layers: some are missing')
@@ -536,7 +543,7 @@ def load_adapter(
     "Load an adapter, strictly. Raises `Refusal` and leaves the network as it was."
     net, (config, state), file = bb.net, read_adapter(folder, bb.component), adapter_file(folder)
     if foreign(state): config, state = converted(bb, file)
-    m = read_manifest(file.parent) if Path(folder).is_dir() else Manifest('unknown')
+    m = read_manifest(file.parent) if Path(folder).is_dir() or file.name in (PEFT_FILE, DIFFUSERS_FILE) else Manifest('unknown')
     refuse(m.base not in ('', bb.identity) and not any_base, f'{folder} was trained on base {m.base}, this one is {bb.identity}')
     ranks = [v.shape[0] for k, v in state.items() if 'lora_A' in k]
     rank = max(ranks, key=ranks.count, default=0)
@@ -547,7 +554,8 @@ def load_adapter(
         try: add_lora(bb, name, rank, config.get('lora_alpha', rank), targets, trainable=trainable)
         except Refusal as e: refuse(True, f'{folder} cannot be loaded: {e}')
         check_state(state, adapter_state(net, name), str(folder))
-        changed = m.sha256 and file.name==PEFT_FILE and file_hash(file)!=m.sha256
+        known = m.files.get(file.name) or m.sha256*(file.name==PEFT_FILE)
+        changed = known and file_hash(file)!=known
         refuse(changed, f'{file} is not the file that its manifest describes: the hashes differ')
         with torch.no_grad():
             for k, p in adapter_parameters(net, name).items(): p.copy_(state[k.removesuffix(f'.{name}.weight')+'.weight'])

@@ -19,6 +19,7 @@ from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from .adapters import Manifest, file_hash, latents_of, save_adapter, write_manifest
+from .backbones import net_hash
 from .errors import Refusal, refuse
 from .parallel import FSDPModule, full_tensor, on_main, spread
 from .pretrain import code_commit
@@ -100,7 +101,7 @@ def origins(
 )->dict:     # plain values
     "What a run is computed from, by hash: the base, the teachers, the prompts."
     known = lambda s: hashlib.sha256(repr((s.task, s.key)).encode()).hexdigest()[:16]
-    return dict(base=run.base, teachers=run.hashes, prompts={t: known(s) for t, s in run.sources.items()})
+    return dict(base=run.base, teachers=run.hashes, guidance=run.scales, prompts={t: known(s) for t, s in run.sources.items()})
 
 # %% ../nbs/21b_checkpoints.ipynb #c8a55d98
 def differences(
@@ -276,10 +277,11 @@ def write_student(
         if run.recipe.student.kind == 'lora':
             state = {k.removesuffix('.student.weight')+'.weight': v.float() for k, v in sorted(weights.items())}
             return save_adapter(bb, 'student', aside, m, state=state)
-        setattr(bb.pipe, bb.component, plain_network(net, weights))
+        own = plain_network(net, weights)
+        setattr(bb.pipe, bb.component, own)
         try: bb.pipe.save_pretrained(aside, safe_serialization=True)
         finally: setattr(bb.pipe, bb.component, net)
-        write_manifest(m := replace(m, latents=latents_of(bb)), aside)
+        write_manifest(m := replace(m, base=bb.identity, latents=latents_of(bb), sha256=net_hash(own)), aside)
         return m
 
 # %% ../nbs/21b_checkpoints.ipynb #9b6b939f

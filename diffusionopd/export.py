@@ -7,10 +7,11 @@ __all__ = ['DTYPES', 'student_of', 'whole', 'free', 'base_of', 'merged_pipeline'
 
 # %% ../nbs/22c_export.ipynb #26f664d3
 import shutil
+from dataclasses import replace
 from pathlib import Path
 import torch
 from .adapters import DIFFUSERS_FILE, PEFT_FILE, Manifest, load_adapter, read_manifest, strip, write_manifest
-from .backbones import asset, load_backbone
+from .backbones import asset, load_backbone, net_hash
 from .checkpoints import whole_folder
 from .errors import nearest, refuse
 from .evaluate import teacher_folder
@@ -83,7 +84,8 @@ def write_merged(
     "Write a pipeline with a student inside."
     pipe, m = merged_pipeline(place, model, dtype)
     pipe.save_pretrained(folder, safe_serialization=True)
-    write_manifest(m, folder)
+    net = next(v for k, v in pipe.components.items() if k in ('transformer', 'unet'))
+    write_manifest(m := replace(m, sha256=net_hash(net), files={}), folder)
     return m
 
 def export_merged(

@@ -192,6 +192,8 @@ def branches(
     refuse(isinstance(cond, Mapping) and not (isinstance(uncond, Mapping) and set(uncond) <= set(cond)),
            f'the unconditional condition must name entries of the condition, not {uncond if not isinstance(uncond, Mapping) else sorted(uncond)}')
     un = spread(uncond, len(x))
+    if isinstance(cond, Mapping) and 'prompt' in cond and 'prompt' not in un: # who reads captions hears none, or the negative one
+        un = {**un, 'prompt': [getattr(p, 'negative', '') for p in cond['prompt']]}
     both = join({**cond, **un} if isinstance(cond, Mapping) else un, cond)
     s = torch.cat([sigma, sigma]) if torch.is_tensor(sigma) and sigma.ndim else sigma
     return widen(field(torch.cat([x, x]), s, both)).chunk(2)

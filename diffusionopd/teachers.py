@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['OWN', 'TEACHERS', 'Teacher', 'leaves_of', 'condition', 'at_home', 'asked', 'register_teacher', 'fetched', 'kind_of',
-           'weights_hash', 'Placing', 'settled_net', 'placing', 'adapter_teacher', 'same_words', 'home_of', 'moved',
-           'pipeline_teacher', 'network_teacher', 'Site', 'open_member', 'checked_fit', 'covered', 'find_teacher',
-           'probe', 'check_teacher', 'check_apart', 'painters']
+           'weights_hash', 'Placing', 'settled_net', 'placing', 'idle', 'adapter_teacher', 'same_words', 'home_of',
+           'moved', 'pipeline_teacher', 'network_teacher', 'Site', 'open_member', 'checked_fit', 'covered',
+           'find_teacher', 'probe', 'check_teacher', 'check_apart', 'painters']
 
 # %% ../nbs/18b_teachers.ipynb #eca441a5
-import hashlib, json, math
+import hashlib, json, math, re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch import nn
 
 from .adapters import (DIFFUSERS_FILE, PEFT_FILE, Manifest, adapter_field, adapter_file, file_hash, gap, grid_note, hearing, latents_note, latents_of, load_adapter, merged,
                                    module_field, read_manifest)
-from .backbones import Backbone, conforming, family_of, load_pipeline, negatives, resize, stored_hash
+from .backbones import Backbone, conforming, family_of, load_pipeline, negatives, pixels, resize, stored_hash
 from .embeddings import remember
 from .errors import Refusal, nearest, refuse
 from .evaluate import teacher_folder
@@ -109,11 +109,11 @@ def fetched(
     "Where a teacher lies. Raises `Refusal` where there is nothing."
     folder = teacher_folder(name)
     parts = name.split('/')
-    ours = folder.exists() or len(parts) < 2 or not parts[0].isidentifier() and not parts[0].replace('-', '').isalnum() or Path(parts[0]).exists()
+    ours = folder.exists() or len(parts) < 2 or not re.fullmatch(r'\w[\w.-]*', parts[0]) or Path(parts[0]).exists()
     if ours: return folder
     repo, inside = '/'.join(parts[:2]), '/'.join(parts[2:])
     files = [f'{inside}/*' if inside else '*']
-    try: return Path(snapshot_download(repo, allow_patterns=files, ignore_patterns=['*.bin', '*.pt', '*.ckpt', '*.py', '*.msgpack', '*.h5']))/inside
+    try: return Path(snapshot_download(repo, allow_patterns=files, ignore_patterns=['*.bin', '*.pt', '*.ckpt', '*.py', '*.msgpack', '*.h5', '*.gguf']))/inside
     except Exception as e: refuse(True, f'there is no folder {name!r} here, and the Hugging Face hub does not give it: {" ".join(str(e).split())[:200]}')
 
 def kind_of(
@@ -153,21 +153,30 @@ def settled_net(
 )->nn.Module:      # the same, in its place
     "A network where it stays. Raises `Refusal` for weights that are not finite."
     net.requires_grad_(False).eval()
+    if p.dtype and getattr(net, 'dtype', None)!=p.dtype: net.to(p.dtype)
     bad = next((k for k, v in net.state_dict().items() if v.is_floating_point() and not v.isfinite().all()), '')
     refuse(bool(bad), f'its weights {bad!r} have values that are not finite')
-    if p.dtype: net.to(p.dtype)
     if p.offload: return cpu_offload(net, torch.device(p.device), offload_buffers=True)
     return p.shard(net) if p.shard else net.to(p.device)
 
 # %% ../nbs/18b_teachers.ipynb #105652a0
 def placing(
-    t:Task,          # its settings for the teacher
+    r:DistillRecipe, # settings
+    task:str,        # whose teacher
     device='cpu',    # where it is asked
     shard:Callable=None, # see `Placing`
 )->Placing:
     "Where the weights of a task's teacher are put."
-    return Placing(t.teacher_dtype and getattr(torch, t.teacher_dtype), t.offload, device, None if t.offload else shard)
+    t = r.tasks[task]
+    return Placing(getattr(torch, t.teacher_dtype or r.model_dtype), t.offload, device, None if t.offload else shard)
 
+def idle(
+    t:Task, # its settings for the teacher
+)->str:     # the setting that a teacher without weights of its own would have to ignore, or nothing
+    "What would mean nothing."
+    return 'offload' if t.offload else 'teacher_dtype' if t.teacher_dtype else ''
+
+# %% ../nbs/18b_teachers.ipynb #6214326a
 def adapter_teacher(
     bb:Backbone,     # gets an adapter, unless a copy is wanted
     name:str,        # to give it
@@ -177,8 +186,6 @@ def adapter_teacher(
     any_base:bool=False, # accept one from another base?
 )->Teacher:          # its manifest holds the hash of the weights read
     "An adapter as a teacher. Raises `Refusal` for one that is missing or broken."
-    idle = 'offload' if p.offload else 'teacher_dtype' if p.dtype else ''
-    refuse(bool(idle and not copied), f'{idle} is for teachers with weights of their own, and an adapter shares those of the base: leave it out, or set merge_teachers')
     m = replace(load_adapter(bb, name, folder, any_base=any_base), sha256=weights_hash(folder))
     if not copied: return Teacher(adapter_field(bb, name), m.guidance, m)
     net = settled_net(merged(bb, name), p)
@@ -192,6 +199,9 @@ def same_words(
 )->tuple:        # names of its text components, if all are the student's, byte for byte; else nothing
     "Which components need not be loaded twice?"
     own, other = Path(str(bb.pipe.config.get('_name_or_path') or '')), Path(folder)
+    if not own.is_dir() and len(own.parts) == 2:                                            # loaded by a hub name
+        try: own = Path(snapshot_download(str(own), local_files_only=True))
+        except Exception: return ()
     names = [k for k, v in json.loads((other/'model_index.json').read_text()).items() if k.startswith(('text_encoder', 'tokenizer')) and isinstance(v, list) and v != [None, None]]
     files = lambda d: {f.relative_to(d).as_posix(): file_hash(f) for f in sorted(d.rglob('*')) if f.is_file()}
     alike = all((own/k).is_dir() and (other/k).is_dir() and files(own/k) == files(other/k) for k in names)
@@ -202,13 +212,15 @@ def same_words(
 def home_of(
     bb:Backbone, # the student's
     folder,      # of a pipeline
+    dtype=torch.float32, # of its weights
 )->tuple:        # a backbone of the student's picture size, and whether it encodes captions itself
     "Another model's backbone, on the CPU. Raises `Refusal` for one that cannot paint the run's latents."
     shared = same_words(bb, folder)
-    pipe = load_pipeline(str(folder), without=shared)
-    if shared and family_of(pipe) is not type(bb): shared, pipe = (), load_pipeline(str(folder)) # the same encoders, used otherwise
+    pipe = load_pipeline(str(folder), dtype, without=shared)
+    if shared and family_of(pipe) is not type(bb): shared, pipe = (), load_pipeline(str(folder), dtype) # the same encoders, used otherwise
     home = family_of(pipe)(pipe, stored_hash(getattr(pipe, family_of(pipe).component)))
-    resize(home, **{k: getattr(bb, k) for k in ('height', 'width', 'frames') if getattr(bb, k) is not None})
+    size = pixels(bb) | {k: getattr(bb, k) for k in ('height', 'width', 'frames') if getattr(bb, k) is not None}
+    if size != pixels(home): resize(home, **{k: v for k, v in size.items() if k in home.sizes})
     if shared: home.encode, home.unprompted = (lambda *a, **kw: bb.encode(*a, **kw)), (lambda *a, **kw: bb.unprompted(*a, **kw))
     else: conforming(home)
     mine, its = tuple(bb.latent_shape()), tuple(home.latent_shape())
@@ -222,13 +234,16 @@ def moved(
     cache:str=None, # folder for prompt embeddings, if it has its own words
 )->Backbone:       # the same
     "A model in its place: network, encoders, and nothing that paints pictures."
-    if getattr(home.pipe, 'vae', None) is not None: home.pipe.vae.to('meta')                      # asked for its shape, never for a picture
-    for c in home.pipe.components.values():
-        if isinstance(c, nn.Module) and c not in (home.net, getattr(home.pipe, 'vae', None)): c.to(p.device)
+    if getattr(home.pipe, 'vae', None) is not None: home.pipe.vae = None                          # a teacher is never asked for a picture
     home.place = torch.device(p.device) if p.offload else None
+    for c in home.pipe.components.values():
+        if not isinstance(c, nn.Module) or c is home.net: continue
+        if p.offload and not cache: cpu_offload(c, torch.device(p.device), offload_buffers=True)
+        elif not cache: c.to(p.device)
     setattr(home.pipe, home.component, settled_net(home.net, p))
     return remember(home, cache) if cache else home
 
+# %% ../nbs/18b_teachers.ipynb #f0fbcc4e
 def pipeline_teacher(
     bb:Backbone,    # the student's
     folder,         # of a pipeline
@@ -237,9 +252,11 @@ def pipeline_teacher(
     cache:str=None, # folder for prompt embeddings
 )->Teacher:         # its sha256 is the identity of its network
     "A whole model as a teacher. Raises `Refusal`."
-    home, own_words = home_of(bb, folder)
+    home, own_words = home_of(bb, folder, p.dtype or torch.float32)
     m = read_manifest(folder)
-    m = replace(Manifest('teacher') if m.kind == 'unknown' else m, sha256=home.identity, base='', sigmas=tuple(home.sigmas(steps).tolist()), latents=latents_of(home))
+    refuse(m.sha256 not in ('', home.identity), f'{folder} is not the network that its manifest describes: the manifest says {m.sha256[:16]}, the weights are {home.identity}')
+    m = replace(Manifest('teacher') if m.kind == 'unknown' else m, sha256=home.identity, sigmas=m.sigmas or tuple(home.sigmas(steps).tolist()), latents=latents_of(home))
+    refuse(home.identity == bb.identity and home.identity != '', f'{folder} holds the base itself: name the teacher base')
     moved(home, p, cache if own_words else None)
     return Teacher(module_field(home, home.net), m.guidance, m, home, own_words, home.net)
 
@@ -253,13 +270,17 @@ def network_teacher(
     said, mine = json.loads((Path(folder)/'config.json').read_text()), [c.__name__ for c in type(bb.net).__mro__]
     refuse(said.get('_class_name') not in mine, f'{str(folder)!r} holds a {said.get("_class_name")}, the student is a {mine[0]}: give the folder of its whole pipeline')
     try:
-        with hearing('diffusers'): net = type(bb.net).from_pretrained(folder, use_safetensors=True)
+        with hearing('diffusers'): net = type(bb.net).from_pretrained(folder, dtype=p.dtype or torch.float32, use_safetensors=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as e: refuse(True, f'{str(folder)!r} cannot be loaded: {" ".join(str(e).split())[:300]}')
     wide, here = net.config.in_channels, bb.net.config.in_channels
     refuse(wide != here, f'its latents have channels {wide}, those of the run {here}: a teacher must paint in the same latents')
-    m = replace(Manifest('teacher'), sha256=stored_hash(net))
+    told, here = (net.config.get('guidance_embeds') for net in (net, bb.net))
+    refuse(told != here, f'{str(folder)!r} is told its guidance otherwise than the student (guidance_embeds {told}, here {here}): give the folder of its whole pipeline')
+    m = read_manifest(folder)
+    m = replace(Manifest('teacher') if m.kind == 'unknown' else m, sha256=stored_hash(net))
+    refuse(m.sha256 == bb.identity, f'{folder} holds the base itself: name the teacher base')
     net = settled_net(net, p)
-    return Teacher(module_field(bb, net), 1., m, net=net)
+    return Teacher(module_field(bb, net), m.guidance, m, net=net)
 
 # %% ../nbs/18b_teachers.ipynb #533afbcd
 @dataclass(frozen=True)
@@ -281,21 +302,25 @@ def open_member(
 )->Teacher:
     "One teacher that a recipe names. Raises `Refusal`."
     r, kind = site.recipe, kind_of(name)
-    t, p = r.tasks[task], placing(r.tasks[task], site.device, site.shard)
+    t, p = r.tasks[task], placing(r, task, site.device, site.shard)
+    copied = r.merge_teachers or r.student.kind == 'full'
+    shares = kind in OWN or kind == 'registered' or kind == 'adapter' and not copied
+    refuse(bool(shares and idle(t)), f'{idle(t)} is for teachers with weights of their own, which {name!r} has not: leave it out, or set merge_teachers for an adapter')
     if kind in OWN: made = Teacher(site.own[kind], manifest=Manifest(kind, sha256=f'{kind} of the run'))
     elif kind == 'registered':
         made = TEACHERS[name](site.bb, r)
         made = made if isinstance(made, Teacher) else Teacher(made)
         if not made.manifest.sha256: made = replace(made, manifest=replace(made.manifest, sha256=f'{name}, registered by a plugin'))
     elif kind == 'adapter':
-        copied = r.merge_teachers or r.student.kind == 'full'
         return adapter_teacher(site.bb, nick, fetched(name), copied, p, 'base' in t.accept)
     else:
-        open_it = (lambda: pipeline_teacher(site.bb, fetched(name), r.rollout.steps, p, r.cache)) if kind == 'pipeline' else lambda: network_teacher(site.bb, fetched(name), p)
+        place = fetched(name)
+        part = kind == 'network' and place.name == site.bb.component and (place.parent/'model_index.json').is_file()  # its pipeline says more of it
+        whole = place.parent if part else place if kind == 'pipeline' else None
+        open_it = (lambda: pipeline_teacher(site.bb, whole, r.rollout.steps, p, r.cache)) if whole else lambda: network_teacher(site.bb, place, p)
         key = (name, p.dtype, p.offload)
         if key not in site.opened: site.opened[key] = open_it()
         return site.opened[key]
-    refuse(p.offload or p.dtype is not None, f'{"offload" if p.offload else "teacher_dtype"} is for teachers with weights of their own, which {name!r} has not: leave it out')
     return made
 
 # %% ../nbs/18b_teachers.ipynb #af3b8aaa
@@ -328,7 +353,8 @@ def find_teacher(
     "A task's teacher. Raises `Refusal` for one that is missing or broken, or that was made for something else."
     t, scale = site.recipe.tasks[task], site.recipe.tasks[task].guidance
     guided = lambda one: replace(checked_fit(one, site, task), guidance=one.guidance if scale is None else scale)
-    if given is not None: return guided(given if isinstance(given, Teacher) else Teacher(given, net=given if isinstance(given, nn.Module) else None))
+    if isinstance(given, nn.Module): given = Teacher(given.eval(), net=given)
+    if given is not None: return guided(given if isinstance(given, Teacher) else Teacher(given))
     members = {name: open_member(site, task, name, f'teacher_{task}' + (f'_{i}' if i else '')) for i, name in enumerate(t.members)}
     if len(members) == 1 and isinstance(t.teacher, str): return guided(members[t.teacher])
     masks = tuple(between(m.above, m.upto, m.weight) for m in t.members.values())
@@ -343,9 +369,10 @@ def probe(
     bb:Backbone, # starts the probes
     cond:dict,   # of two rows
     task:str,    # for the message
+    levels:tuple=(1., .6, .3), # at which they are asked
 )->float:        # see `gap`
     "How differently two fields answer. Raises `Refusal` where one of them cannot."
-    try: far = gap(a, b, bb.start(seeded([1, 2])), cond)
+    try: far = gap(a, b, bb.start(seeded([1, 2])), cond, levels)
     except Refusal: raise
     except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as e:
         refuse(True, f'the teacher of task {task!r} cannot answer at the student\'s states: {" ".join(str(e).split())[:300]}')
@@ -363,11 +390,13 @@ def check_teacher(
     "Ask a teacher a few questions. Raises `Refusal` for answers that are not finite, those of the base, or those of the student."
     t, source = site.recipe.tasks[task], prompt_source(site.recipe.tasks[task].prompts)
     cond, named = condition(site.bb, [source(i) for i in range(2)], [task]*2), t.teacher if isinstance(t.teacher, str) else ', '.join(t.teacher)
+    walk = site.bb.sigmas(site.recipe.rollout.steps)[:-1]
+    levels = tuple(walk[torch.linspace(0, len(walk)-1, min(len(walk), 10)).round().long()].tolist())   # the walk's own
     for one in leaves_of(teacher):
         if one.manifest.kind in OWN or 'zero_gap' in t.accept: continue
-        far = probe(asked(one, site.bb, lambda home, f, w: f), site.own['base'], site.bb, cond, task)
+        far = probe(asked(one, site.bb, lambda home, f, w: f), site.own['base'], site.bb, cond, task, levels)
         refuse(far < 1e-4, f'the teacher of task {task!r} answers like the base model: {named} teaches nothing')
-    far = probe(target, student, site.bb, cond, task)
+    far = probe(target, student, site.bb, cond, task, levels)
     refuse(far < 1e-4 and 'zero_gap' not in t.accept, f'the teacher of task {task!r} answers like the student: {named} would teach nothing; '
            'give one of them another guidance, or write accept: [zero_gap] in the task if the student starts there')
     return far

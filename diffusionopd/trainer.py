@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['make_student', 'student_parameters', 'student_field', 'named', 'make_average', 'average_parameters', 'make_rate',
            'make_accelerator', 'Run', 'composer', 'split_parts', 'loss_guidance', 'open_student', 'wants_base',
-           'over_base', 'aims', 'open_target', 'look_up', 'Loaded', 'own_fields', 'load_run', 'settle', 'counted',
-           'check_teachers', 'open_run', 'Batch', 'round_batch', 'split', 'accumulate', 'nats', 'Update', 'tally',
-           'summarise', 'trouble', 'collect', 'rescale', 'measure', 'Skipped', 'skip', 'follow_average', 'step',
-           'train', 'averaged', 'marks_of_all', 'examine', 'exact_path']
+           'over_base', 'aims', 'compared', 'open_target', 'look_up', 'Loaded', 'own_fields', 'load_run', 'settle',
+           'counted', 'check_teachers', 'open_run', 'Batch', 'round_batch', 'split', 'accumulate', 'nats', 'Update',
+           'tally', 'summarise', 'trouble', 'collect', 'rescale', 'measure', 'Skipped', 'skip', 'follow_average',
+           'step', 'train', 'averaged', 'marks_of_all', 'examine', 'exact_path']
 
 # %% ../nbs/21_trainer.ipynb #e3ac470b
 import copy, math
@@ -24,7 +24,7 @@ from diffusers.training_utils import EMAModel; from torch import nn
 from .adapters import adapter_field, adapter_parameters, add_lora, load_adapter, merged, module_field, strip, switch, tuner_layers
 from .backbones import Backbone, heeds, load_backbone, resize
 from .distill import one_pass
-from .divergence import divergence_map, kl_weight
+from .divergence import kl_weight, sq_gap
 from .embeddings import encoders, remember
 from .errors import Failed, Refusal, nearest, refuse
 from .evaluate import exam, get_reward, judge, legible, paint, score, teacher_folder
@@ -37,7 +37,7 @@ from .parallel import Joint, Shared, join, processes, shard, shares, sharing, to
 from .pretrain import lr_share
 from .prompts import prompt_source
 from .recipes import DistillRecipe, concerning, load_plugins
-from .rollout import seed_of, seeded; from diffusionopd.targets import answers, extrapolated
+from .rollout import rollout, seed_of, seeded; from diffusionopd.targets import answers, extrapolated
 from .teachers import Site, Teacher, asked, check_apart, check_teacher, condition, find_teacher, leaves_of, weights_hash
 from .zero import zero_join
 
@@ -150,6 +150,7 @@ class Run:
     hashes: dict; base: str = '' # task -> hash of its teacher's weights; hash of the base's weights
     joint: Joint = Joint('alone', None) # how the processes of the run train one network
     rewards: dict = field(default_factory=dict) # task -> its `Spared` reward, for tasks that have one
+    scales: dict = field(default_factory=dict)  # task -> guidance scales with which its teachers are asked
     compare: Callable = None; average: list = () # see `one_pass`, None: by squared distance; parameters that follow the average, where it teaches
     skipped: int = 0         # updates left out so far
     update: int = 0          # optimiser steps done
@@ -237,6 +238,14 @@ def aims(
     lam = {t: r.loss.lam if r.tasks[t].lam is None else r.tasks[t].lam for t in hired}
     return {t: extrapolated(asked(m, bb, how), asked(over_base(m, base), bb, how) if lam[t] != 1 else None, lam[t]) for t, m in hired.items()}
 
+def compared(
+    bb:Backbone,     # the student's
+    r:DistillRecipe, # its matching
+)->tuple:            # `how`, see `asked`, or None; `(field) -> field` of what the loss compares
+    "What a loss looks at in an answer."
+    if r.loss.matching != 'branches': return None, lambda field: field
+    return (lambda home, field, scale: parted(split_parts(home, field, scale))), lambda field: lambda x, sigma, cond: field(x, sigma, cond)[:, 1:]
+
 def open_target(
     bb:Backbone,     # the base
     r:DistillRecipe, # its objective
@@ -246,7 +255,7 @@ def open_target(
     "The field that supervises."
     o, to = r.objective, r.loss.anchor_to
     base = Counted(frozen(own or adapter_field(bb, None))) if wants_base(r) else None
-    how = (lambda home, field, scale: parted(split_parts(home, field, scale))) if r.loss.matching == 'branches' else None
+    how, _ = compared(bb, r)
     anchor = asked(Teacher(base, loss_guidance(r)) if to == 'base' else hired[to], bb, how) if o.anchor else None
     return make_target(replace(o, lam=1.), aims(bb, r, hired, base, how), anchor), base
 
@@ -336,12 +345,14 @@ def counted(
 def check_teachers(
     here:Loaded, # all networks in their places
     student:Field, # without guidance
-)->dict:         # task -> relative distance of student and teacher
+)->dict:         # task -> relative distance of student and teacher, in what the loss compares
     "Ask every teacher a few questions, in all processes. Raises `Refusal`, in all if in one."
-    site, out = here.site, {}
-    targets, guided = aims(site.bb, site.recipe, here.teachers, site.own['base']), site.bb.guided(student, loss_guidance(site.recipe))
+    site, out, r = here.site, {}, here.site.recipe
+    how, shown = compared(site.bb, r)
+    targets, ask = aims(site.bb, r, here.teachers, site.own['base'], how), how or (lambda home, field, scale: home.guided(field, scale))
+    own = shown(ask(site.bb, student, loss_guidance(r)))
     for t, teacher in here.teachers.items():
-        with concerning(f'tasks.{t}.teacher'): out[t] = together(check_teacher, site, t, teacher, guided, targets[t])
+        with concerning(f'tasks.{t}.teacher'): out[t] = together(check_teacher, site, t, teacher, own, shown(targets[t]))
     return out
 
 # %% ../nbs/21_trainer.ipynb #7f0b00d2
@@ -368,7 +379,7 @@ def open_run(
     student, compare = open_student(bb, field, r)
     return Run(r, bb, acc, here.sources, student, target, counters, here.kernels, params, opt, make_rate(opt, r), ema,
                {t: m.manifest.sha256 for t, m in hired.items()}, bb.identity, joint,
-               {t: Spared(get_reward(s.reward), f'the reward of {t}', r.patience) for t, s in r.tasks.items() if s.reward}, compare,
+               {t: Spared(get_reward(s.reward), f'the reward of {t}', r.patience) for t, s in r.tasks.items() if s.reward}, {t: [m.guidance for m in leaves_of(h)] for t, h in hired.items()}, compare,
                average_parameters(here.average, r) if here.average is not None else [])
 
 # %% ../nbs/21_trainer.ipynb #2880d2c2
@@ -643,6 +654,7 @@ def examine(
     return out
 
 # %% ../nbs/21_trainer.ipynb #d8e9f0a1
+@torch.no_grad()
 def exact_path(
     run:Run, # its student walks
     n:int=8, # paths per task
@@ -651,11 +663,13 @@ def exact_path(
     bb, r, out, rows = run.bb, run.recipe, {}, [c.rows for c in run.counters]
     kernels = run.kernels if all(k.std for k in run.kernels) else bb.kernels('flow_sde', len(run.kernels), .7)
     whole = (lambda a: a[:, 0]) if r.loss.matching == 'branches' else lambda a: a
-    student, teacher = bb.guided(student_field(bb, r), loss_guidance(r)), lambda x, sigma, cond: whole(answers(run.target, x, sigma, cond)[0][1])
+    walker, told = (bb.guided(student_field(bb, r), w) for w in (r.rollout.guidance, loss_guidance(r)))
     with averaged(run), run.joint.autocast(run.accelerator), own_randomness('path', r.seed, run.update):
         for t, source in run.sources.items():
             prompts, seeds = exam(source, n, r.evaluation.seed)
-            g = torch.Generator().manual_seed(seed_of('path', r.evaluation.seed))
-            out[t] = divergence_map(student, {t: teacher}, bb.start(seeded(seeds)), kernels, condition(bb, prompts, [t]*n), g)[0].tolist()
+            g, cond, out[t] = torch.Generator().manual_seed(seed_of('path', r.evaluation.seed)), condition(bb, prompts, [t]*n), []
+            for s in rollout(walker, bb.start(seeded(seeds)), kernels, cond, g):
+                own = s.out if loss_guidance(r) == r.rollout.guidance else told(s.x, s.kernel.sigma, cond)
+                out[t].append(float((kl_weight(s.kernel)*sq_gap(own, whole(answers(run.target, s.x, s.kernel.sigma, cond)[0][1]))).mean()))
     for c, k in zip(run.counters, rows): c.rows = k
     return out

@@ -8,7 +8,7 @@ from installed import edit, lines, write
 
 root = Path(__file__).parent.parent/'recipes'
 SHIPPED = sorted(p.name for p in root.glob('*.yaml'))
-WORLD = {'three-teachers.yaml', 'teach-aesthetics.yaml', 'teach-composition.yaml', 'teach-text.yaml'}
+WORLD = {'three-teachers.yaml', 'teach-aesthetics.yaml', 'teach-composition.yaml', 'teach-text.yaml', 'joint.yaml'}
 
 def test_listed():
     "The list of recipes names each, and nothing else."
@@ -17,7 +17,7 @@ def test_listed():
 @pytest.mark.parametrize('name', SHIPPED)
 def test_valid(name, opd, tmp_path):
     "Read as the command reads it; what is out of date is refused."
-    kind = 'teach' if name.startswith('teach') else 'distill'
+    kind = 'teach' if name.startswith(('teach', 'joint')) else 'distill'
     assert opd.python(tmp_path, f'from diffusionopd.recipes import load_recipe; print(load_recipe({kind!r}, {str(root/name)!r}).out)').startswith('runs/')
 
 def test_paper(opd, tmp_path):

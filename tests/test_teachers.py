@@ -48,7 +48,7 @@ damaged('zero', lambda t: [v.zero_() for k, v in t.items() if 'lora_B' in k])
 damaged('nan', lambda t: t[first(t, 'lora_A')].fill_(float('nan')))
 damaged('faint', lambda t: [v.mul_(1e-8) for v in t.values()])
 Path('pickled').mkdir(); torch.save(load_file(f'one/{PEFT_FILE}'), 'pickled/adapter_model.bin')
-shutil.copytree('large/transformer', 'net')
+shutil.copytree('large/transformer', 'net'); shutil.copytree('narrow/transformer', 'narrow-net'); shutil.copytree('flux/transformer', 'flux-net'); shutil.copytree('base', 'twin')
 shutil.copytree('net', 'net-pickled'); w = Path('net-pickled/diffusion_pytorch_model.safetensors'); torch.save(load_file(w), w.with_suffix('.bin')); w.unlink()
 shutil.copytree('net', 'net-nan'); w = 'net-nan/diffusion_pytorch_model.safetensors'; t = load_file(w); next(iter(t.values())).fill_(float('nan')); save_file(t, w)
 Path('own.py').write_text("""from diffusionopd.teachers import register_teacher
@@ -146,7 +146,8 @@ REFUSED = dict(
     lacking='lacks 1 of', spare='no place for', thin='all layers must have one rank', zero='every lora_B is zero', nan='not finite', faint='answers like the base model',
     pickled='pickles among them', flux='latents have the shape', narrow='latents have the shape (8,', elsewhere='its latents have autoencoder', base='answers like the student',
     student='answers like the student', average='answers like the student', nowhere='there is no teacher', itself='holds weights that the optimiser trains')
-REFUSED |= {'net-pickled': 'cannot be loaded', 'net-nan': 'not finite', 'narrow/transformer': 'latents have channels 8, those of the run 4', 'flux/transformer': 'holds a FluxTransformer2DModel'}
+REFUSED |= {'net-pickled': 'cannot be loaded', 'net-nan': 'not finite', 'narrow/transformer': 'latents have the shape (8,', 'flux/transformer': 'latents have the shape', 'narrow-net': 'latents have channels 8, those of the run 4', 'flux-net': 'holds a FluxTransformer2DModel',
+            'twin': 'holds the base itself'}
 
 @pytest.mark.parametrize('teacher', REFUSED)
 def test_refused(teacher, opd, world, tmp_path):
