@@ -118,7 +118,7 @@ def score(
     prompts:list,    # n captions
 )->dict:             # name -> float64 array `(n,)`
     "Ask a reward and check its answer. Raises `Refusal`, which names it, for one that raises or answers in the wrong form."
-    who = f'the reward {getattr(reward, "__name__", type(reward).__name__)!r}'
+    who = getattr(reward, 'name', None) or f'the reward {getattr(reward, "__name__", type(reward).__name__)!r}'
     try: got = reward(images, prompts)
     except (Refusal, Failed): raise
     except Exception as e: raise Refusal(f'{who} failed: {type(e).__name__}: {" ".join(str(e).split())[:200]}') from e

@@ -149,8 +149,7 @@ class Run:
     ema: EMAModel            # average of the parameters, None if the recipe wants none
     hashes: dict; base: str = '' # task -> hash of its teacher's weights; hash of the base's weights
     joint: Joint = Joint('alone', None) # how the processes of the run train one network
-    rewards: dict = field(default_factory=dict) # task -> its `Spared` reward, for tasks that have one
-    scales: dict = field(default_factory=dict)  # task -> guidance scales with which its teachers are asked
+    rewards: dict = field(default_factory=dict); scales: dict = field(default_factory=dict) # task -> its `Spared` reward, if it has one; guidance of its teachers
     compare: Callable = None; average: list = () # see `one_pass`, None: by squared distance; parameters that follow the average, where it teaches
     skipped: int = 0         # updates left out so far
     update: int = 0          # optimiser steps done
@@ -246,6 +245,7 @@ def compared(
     if r.loss.matching != 'branches': return None, lambda field: field
     return (lambda home, field, scale: parted(split_parts(home, field, scale))), lambda field: lambda x, sigma, cond: field(x, sigma, cond)[:, 1:]
 
+# %% ../nbs/21_trainer.ipynb #24dfd752
 def open_target(
     bb:Backbone,     # the base
     r:DistillRecipe, # its objective
