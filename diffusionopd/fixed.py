@@ -59,9 +59,9 @@ def visited(
 )->Fixed:
     "Walk once, and note where the walker was and what the teacher says there."
     prompts, seeds = questions
-    cond, states, taught = condition(bb, prompts, [task]*len(prompts)), [], []
+    cond, states, taught, noise = condition(bb, prompts, [task]*len(prompts)), [], [], seeded(seeds)
     with own_randomness('fixed', task), torch.no_grad():
-        for s in rollout(walker, bb.start(seeded(seeds)), kernels, cond, seeded(seeds)):
+        for s in rollout(walker, bb.start(noise), kernels, cond, noise):
             states.append(s.x)
             taught.append(teacher(s.x, s.kernel.sigma, cond))
     key = key_of(who, list(map(str, prompts)), seeds, [(k.sigma, k.sigma_next, k.a, k.b, k.std) for k in kernels], *origin)
