@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['ATTENTION', 'SPREAD', 'REMEDIES', 'located', 'component', 'Zeros', 'outline', 'sketch', 'Copy', 'network_bytes',
-           'adapter_shapes', 'assumed', 'teacher_copy', 'copies', 'outfit', 'training_bytes', 'still', 'asked_with',
-           'stage', 'calls_of', 'pattern', 'all_calls', 'Live', 'attend', 'as_on_a_device', 'flop_counter', 'State',
-           'teacher_in_shapes', 'act', 'state_of', 'traffic', 'shares_of', 'room', 'timed', 'nbytes', 'Machine', 'Cost',
-           'holdings', 'evaluations', 'plan', 'untried', 'said_bytes', 'said_time', 'plan_text']
+           'adapter_shapes', 'found_here', 'home_in_shapes', 'assumed', 'teacher_copy', 'copies', 'outfit',
+           'training_bytes', 'still', 'asked_with', 'stage', 'calls_of', 'pattern', 'all_calls', 'Live', 'attend',
+           'as_on_a_device', 'flop_counter', 'State', 'teacher_in_shapes', 'act', 'state_of', 'traffic', 'shares_of',
+           'room', 'timed', 'nbytes', 'Machine', 'Cost', 'holdings', 'resting', 'evaluations', 'plan', 'untried',
+           'said_bytes', 'said_time', 'plan_text']
 
 # %% ../nbs/24h_plan.ipynb #0c3be645
 import importlib, json, math, os
@@ -37,7 +38,7 @@ from .recipes import DistillRecipe, concerning
 from .report import markdown
 from .rollout import seed_of
 from .targets import between
-from .teachers import OWN, TEACHERS, Teacher
+from .teachers import OWN, TEACHERS, Teacher, same_words
 from .trainer import accumulate, look_up, open_student, open_target, round_batch, split, student_field, wants_base
 
 # %% ../nbs/24h_plan.ipynb #bfc0399f
@@ -113,6 +114,7 @@ def sketch(
         refuse(True, f'the configuration of {name!r} is not complete: {" ".join(str(e).split())[:200]}')
     told = {k: m for k, m in made.items() if k.startswith('text_encoder') and isinstance(m, nn.Module)}
     pipe = cls(**made | {k: Zeros(m, dtype) for k, m in told.items()}, **more)
+    pipe.register_to_config(_name_or_path=str(folder))
     bb = conforming(resize(family_of(pipe)(pipe, 'sketch'), **size))
     bb.parts = {k: m for k, m in made.items() if isinstance(m, nn.Module) and k != bb.component}
     ask = bb.encode
@@ -129,6 +131,7 @@ class Copy:
     bytes: int      # it takes
     note: str = ''  # what was assumed
     place: str = '' # folder, where it has one of its own
+    words: int = 0  # bytes of its own text encoders, among `bytes`
 
 def network_bytes(
     net:nn.Module, # with or without adapters
@@ -148,6 +151,34 @@ def adapter_shapes(
     try:
         with safe_open(file, 'pt') as f: return {k.removeprefix('base_model.model.').removeprefix(f'{component}.'): tuple(f.get_slice(k).get_shape()) for k in f.keys()}
     except SafetensorError as e: refuse(True, f'{file} cannot be read: {e}')
+
+# %% ../nbs/24h_plan.ipynb #1d9e5b70
+def found_here(
+    name:str, # of a teacher: a folder, `embedded:TASK`, or a hub name with perhaps a folder in it
+)->Path:      # a folder, which may be missing
+    "Where a teacher lies on this disk. Raises `Refusal` for a hub name that was not downloaded."
+    folder, parts = teacher_folder(name), name.split('/')
+    ours = folder.exists() or len(parts) < 2 or not parts[0].isidentifier() and not parts[0].replace('-', '').isalnum() or Path(parts[0]).exists()
+    if ours: return folder
+    repo, inside = '/'.join(parts[:2]), '/'.join(parts[2:])
+    try: folder = Path(snapshot_download(repo, local_files_only=True))/inside
+    except Exception: folder = None
+    refuse(folder is None or not folder.exists(), f'the teacher {name!r} is not on this disk, and a name of the hub may be an adapter or a whole model: get it, hf download {repo} --local-dir DIR (of a whole model its '
+           f'configuration is enough: --exclude "*.safetensors" "*.bin" "*.ckpt" "*.gguf"), and plan with DIR as the teacher; an adapter that is yet to be made is a path, ./{name}')
+    return folder
+
+# %% ../nbs/24h_plan.ipynb #4b07d1ee
+def home_in_shapes(
+    r:DistillRecipe, # settings
+    task:str,        # whose teacher
+    folder,          # of a pipeline
+    bb:Backbone,     # the student's, from `sketch`
+)->tuple:            # a backbone of the student's picture size; are the student's text encoders its own, too?
+    "A whole model that teaches, without weights."
+    home = sketch(str(folder), getattr(torch, r.tasks[task].teacher_dtype or r.model_dtype), **{k: getattr(bb, k) for k in ('height', 'width', 'frames') if getattr(bb, k) is not None})
+    shared = bool(same_words(bb, folder)) and type(home) is type(bb)
+    if shared: home.encode, home.unprompted = (lambda *a, **kw: bb.encode(*a, **kw)), (lambda *a, **kw: bb.unprompted(*a, **kw))
+    return home, shared
 
 # %% ../nbs/24h_plan.ipynb #e4c87ec8
 def assumed(
@@ -169,18 +200,20 @@ def teacher_copy(
     "What one teacher adds to the memory."
     t, own, note = r.tasks[task], name in OWN or name in TEACHERS, ''
     if own: return Copy(f'{task}, {Path(name).name}', 'adapter' if name == 'average' else 'nothing', n := assumed(r, bb)*(name == 'average'), 4*n)
-    folder = Path() if own else teacher_folder(name)
+    folder = found_here(name)
     dtype = getattr(torch, t.teacher_dtype or r.model_dtype)
     whole = next((f for f in ('model_index.json', 'config.json') if (folder/f).is_file()), '')
-    if whole == 'config.json': return Copy(Path(name).name, 'network', *network_bytes(component('diffusers', type(bb.net).__name__, folder, dtype)), place=name)
+    if whole == 'config.json': return Copy(Path(name).name, 'network', *network_bytes(component('diffusers', type(bb.net).__name__, folder, dtype)), place=str(folder))
     if whole:
-        other = sketch(name, dtype, **{k: getattr(bb, k) for k in ('height', 'width', 'frames') if getattr(bb, k) is not None})
-        sizes = [network_bytes(other.net), *(network_bytes(m) for k, m in other.parts.items() if k.startswith('text_encoder'))]
-        return Copy(Path(name).name, 'network', *map(sum, zip(*sizes)), place=name)
+        other, shared = home_in_shapes(r, task, folder, bb)
+        told = [] if shared else [network_bytes(m) for k, m in other.parts.items() if k.startswith('text_encoder')]
+        if shared and not any(folder.glob('text_encoder*/*.safetensors')): note = f'the text encoders of {Path(name).name!r} are taken to be those of the student, which are configured alike'
+        return Copy(Path(name).name, 'network', *map(sum, zip(network_bytes(other.net), *told)), note, str(folder), sum(b for _, b in told))
     try: n = sum(math.prod(s) for s in adapter_shapes(folder, bb.component).values())
     except Refusal: n, note = assumed(r, bb), f'the teacher of {task}, {Path(name).name!r}, is not here and is taken to be an adapter of rank {r.student.rank}'
-    if r.merge_teachers or r.student.kind == 'full': return Copy(f'{task}, {Path(name).name}', 'network', network_bytes(bb.net)[0], network_bytes(bb.net)[0]*dtype.itemsize, note)
-    return Copy(f'{task}, {Path(name).name}', 'adapter', n, 4*n, note, name)
+    count, size = network_bytes(bb.net)
+    if r.merge_teachers or r.student.kind == 'full': return Copy(f'{task}, {Path(name).name}', 'network', count, count*dtype.itemsize if t.teacher_dtype else size, note)
+    return Copy(f'{task}, {Path(name).name}', 'adapter', n, 4*n, note, str(folder))
 
 # %% ../nbs/24h_plan.ipynb #bd93ece0
 def copies(
@@ -241,7 +274,7 @@ def asked_with(
 )->float:            # guidance scale
     "How a teacher is asked: as the recipe says, or its manifest, or without guidance."
     if r.tasks[task].guidance is not None: return r.tasks[task].guidance
-    try: return 1. if name in OWN or name in TEACHERS else read_manifest(teacher_folder(name)).guidance
+    try: return 1. if name in OWN or name in TEACHERS else read_manifest(found_here(name)).guidance
     except Refusal: return 1.
 
 # %% ../nbs/24h_plan.ipynb #00c44599
@@ -388,13 +421,13 @@ def teacher_in_shapes(
     twin:nn.Module,  # a copy of the base without adapters
 )->Teacher:
     "A teacher on `meta`, asked as it will be."
-    net, home = twin, None
+    net, home, shared = twin, None, False
     if c.place and (Path(c.place)/'config.json').is_file(): net = component('diffusers', type(bb.net).__name__, Path(c.place), getattr(torch, r.tasks[key[0]].teacher_dtype or r.model_dtype))
     elif c.kind == 'network' and c.place:
-        home = sketch(c.place, getattr(torch, r.tasks[key[0]].teacher_dtype or r.model_dtype), **{k: getattr(bb, k) for k in ('height', 'width', 'frames') if getattr(bb, k) is not None})
+        home, shared = home_in_shapes(r, key[0], Path(c.place), bb)
         net = home.net
     field = adapter_field(bb, adapter) if c.kind == 'adapter' else module_field(home or bb, net)
-    return Teacher(Counted(frozen(field)), asked_with(r, *key), home=home, own_words=home is not None, net=net)
+    return Teacher(Counted(frozen(field)), asked_with(r, *key), home=home, own_words=home is not None and not shared, net=net)
 
 # %% ../nbs/24h_plan.ipynb #7cfe497a
 def act(
@@ -527,6 +560,7 @@ class Cost:
     traffic: dict     # kind of launch -> bytes that a device sends in an update
     seconds: dict     # `forward` of one sample, `update` and `total` of all devices; messages are not in it
     notes: list       # what was assumed
+    host: dict        # part -> bytes in the memory of the CPU, of a process
 
     @property
     def fits(self): return {k: sum(v.values()) <= 1e9*self.machine['memory'] for k, v in self.memory.items()} # kind of launch -> is there room?
@@ -541,11 +575,20 @@ def holdings(
     "All that lies on a device that holds everything."
     rest, held = {k: network_bytes(m)[1] for k, m in bb.parts.items()}, copies(r, bb)
     told, once = sum(v for k, v in rest.items() if k.startswith('text_encoder')), {id(c): (k, c) for k, c in held.items()}.values()
-    part = lambda wanted: sum(c.bytes for k, c in once if k != 'base' and c.kind == wanted and not r.tasks[k[0]].offload)
+    part = lambda wanted: sum(c.bytes-c.words*bool(r.cache) for k, c in once if k != 'base' and c.kind == wanted and not r.tasks[k[0]].offload)
     return dict(
         base=held['base'].bytes if 'base' in held else 0, adapters=part('adapter'), teachers=part('network'),
         text_encoders=0 if r.cache else told, autoencoder=sum(rest.values())-told,
         **training_bytes(sum(p.numel() for p in trained.values()), len(trained), bool(r.optimiser.ema)), activations=activations)
+
+def resting(
+    r:DistillRecipe, # settings
+    bb:Backbone,     # from `sketch`, before it gets adapters
+)->dict:             # part -> bytes
+    "What stays in the memory of the CPU: teachers with `offload`, and text encoders where there is a cache."
+    once = {id(c): (r.tasks[k[0]].offload, c) for k, c in copies(r, bb).items() if k != 'base' and c.kind == 'network'}.values()
+    told = sum(network_bytes(m)[1] for k, m in bb.parts.items() if k.startswith('text_encoder'))
+    return dict(teachers=sum(c.bytes for away, c in once if away), text_encoders=bool(r.cache)*(told+sum(c.words for away, c in once if not away)))
 
 def evaluations(
     r:DistillRecipe, # settings
@@ -566,18 +609,18 @@ def plan(
     sources, n, size = look_up(r), machine.devices, dict(height=r.height, width=r.width, frames=r.frames)
     with concerning('model'): bb = sketch(r.model, getattr(torch, r.model_dtype), **size)
     held, base = copies(r, bb), network_bytes(bb.net)[0]
-    first, total, shown, rest = calls_of(r, bb, sources, n), all_calls(r, bb, sources, n), evaluations(r, bb), holdings(r, bb, {}, 0)
+    first, total, shown, rest, host = calls_of(r, bb, sources, n), all_calls(r, bb, sources, n), evaluations(r, bb), holdings(r, bb, {}, 0), resting(r, bb)
     state, trained = state_of(r, bb, sources, n)
     count, network = sum(p.numel() for p in trained.values()), nbytes(bb.net)
     here = rest | training_bytes(count, len(trained), bool(r.optimiser.ema)) | dict(activations=state.peak)
-    asked = max((c.bytes for k, c in held.items() if c.kind == 'network' and k != 'base'), default=network)
+    asked = max(0 if r.tasks[k[0]].offload else c.bytes-c.words if c.kind == 'network' else network for k, c in held.items() if k != 'base') # what FSDP2 gathers for a teacher's call
     parts = dict(base=base, student=count) | {f'teacher {c.name}': c.parameters for k, c in held.items() if k != 'base'} | {k: network_bytes(m)[0] for k, m in bb.parts.items()}
     work = lambda c: state.forward*c['student'] + state.teacher*c['teachers'] + state.backward*c['backwards']
     forward = timed(r) if measure else state.forward/(1e12*machine.tflops*machine.reached)
     all_work, hours = work(total)+state.forward*shown, lambda flops: flops/state.forward*forward/n
     return Cost(r.model, asdict(machine), parts, here, shares_of(here, n, 2*max(map(nbytes, blocks(bb.net)), default=0)), dict(first), dict(total), shown,
                 dict(forward=state.forward, backward=state.backward, teacher=state.teacher, update=work(first), total=all_work), traffic(n, count, network, asked, first, r.student.kind == 'full'),
-                dict(forward=forward, update=hours(work(first)), total=hours(all_work)), [c.note for c in held.values() if c.note])
+                dict(forward=forward, update=hours(work(first)), total=hours(all_work)), [c.note for c in held.values() if c.note], host)
 
 # %% ../nbs/24h_plan.ipynb #7479332e
 REMEDIES = dict(micro_batch='fewer samples at a time (micro_batch)', checkpointing='checkpointing: true', model_dtype='model_dtype: bfloat16', cache='a cache of prompt embeddings, which sends the text encoders away (cache)',
@@ -618,5 +661,6 @@ def plan_text(
     time = markdown(['', 'Tflop', 'time'], [['a forward of one sample', f"{c.flops['forward']/1e12:.3g}", said_time(c.seconds['forward'])], ['an update', f"{c.flops['update']/1e12:.4g}", said_time(c.seconds['update'])],
                                             ['the run', f"{c.flops['total']/1e12:.4g}", said_time(c.seconds['total'])]])
     says = [f"{m['devices']} device{'s'*(m['devices'] > 1)}; messages, checkpoints, encoders and the autoencoder take no time here.", *c.notes]
+    says += [f"{said_bytes(v)} of {k.replace('_', ' ')} rest in the memory of the CPU, in every process." for k, v in c.host.items() if v]
     if not all(c.fits.values()): says.append('To fit: '+', '.join(untried(r)+['several devices with FSDP2'])+'.')
     return '\n\n'.join([sized, markdown(['memory of a device', *c.memory], rows), work, time, '\n'.join(f'- {s}' for s in says)])
