@@ -98,7 +98,7 @@ def apart(
         gap.append(far/x[0].numel())
     return Apart(model, f.task, f.walker, f.key, f.states.shape[1], kl, gap)
 
-# %% ../nbs/22b_fixed.ipynb #d0a0e204
+# %% ../nbs/22b_fixed.ipynb #9a2e47c5
 def terms_of(
     r:DistillRecipe, # settings
     task:str,        # whose teacher
@@ -114,6 +114,7 @@ def terms_of(
     return dict(guidance=[float(own(name) if t.guidance is None else t.guidance) for name in t.members],
                 lam=float(r.loss.lam if t.lam is None else t.lam), student=float(loss_guidance(r)))
 
+# %% ../nbs/22b_fixed.ipynb #d0a0e204
 def fixed_of(
     run:Run,            # knows its teachers
     n:int=8,            # walks of each task

@@ -7,7 +7,7 @@ __all__ = ['ATTENTION', 'SPREAD', 'REMEDIES', 'located', 'component', 'Zeros', '
            'adapter_shapes', 'found_here', 'home_in_shapes', 'assumed', 'teacher_copy', 'copies', 'outfit',
            'training_bytes', 'still', 'asked_with', 'stage', 'calls_of', 'pattern', 'all_calls', 'Live', 'attend',
            'as_on_a_device', 'flop_counter', 'State', 'teacher_in_shapes', 'act', 'state_of', 'traffic', 'shares_of',
-           'room', 'timed', 'nbytes', 'Machine', 'Cost', 'holdings', 'resting', 'evaluations', 'plan', 'untried',
+           'room', 'timed', 'nbytes', 'Machine', 'Cost', 'evaluations', 'holdings', 'resting', 'plan', 'untried',
            'said_bytes', 'said_time', 'plan_text']
 
 # %% ../nbs/24h_plan.ipynb #0c3be645
@@ -565,6 +565,16 @@ class Cost:
     @property
     def fits(self): return {k: sum(v.values()) <= 1e9*self.machine['memory'] for k, v in self.memory.items()} # kind of launch -> is there room?
 
+# %% ../nbs/24h_plan.ipynb #c5f1a2d8
+def evaluations(
+    r:DistillRecipe, # settings
+    bb:Backbone,     # from `sketch`
+)->int:
+    "Forwards of one sample in all evaluations, of tasks that have a reward."
+    e, judged, once = r.evaluation, sum(t.reward is not None for t in r.tasks.values()), Counted(still)
+    bb.guided(once, r.rollout.guidance)(bb.start([torch.Generator()]), .5, bb.encode(bb.probes[:1]))
+    return ((math.ceil(r.updates/e.every)*e.n if e.every else 0)+e.final)*judged*e.steps*once.rows
+
 # %% ../nbs/24h_plan.ipynb #97f2d428
 def holdings(
     r:DistillRecipe, # settings
@@ -589,15 +599,6 @@ def resting(
     once = {id(c): (r.tasks[k[0]].offload, c) for k, c in copies(r, bb).items() if k != 'base' and c.kind == 'network'}.values()
     told = sum(network_bytes(m)[1] for k, m in bb.parts.items() if k.startswith('text_encoder'))
     return dict(teachers=sum(c.bytes for away, c in once if away), text_encoders=bool(r.cache)*(told+sum(c.words for away, c in once if not away)))
-
-def evaluations(
-    r:DistillRecipe, # settings
-    bb:Backbone,     # from `sketch`
-)->int:
-    "Forwards of one sample in all evaluations, of tasks that have a reward."
-    e, judged, once = r.evaluation, sum(t.reward is not None for t in r.tasks.values()), Counted(still)
-    bb.guided(once, r.rollout.guidance)(bb.start([torch.Generator()]), .5, bb.encode(bb.probes[:1]))
-    return ((math.ceil(r.updates/e.every)*e.n if e.every else 0)+e.final)*judged*e.steps*once.rows
 
 # %% ../nbs/24h_plan.ipynb #93f4a1e4
 def plan(
