@@ -544,7 +544,7 @@ def load_adapter(
     net, (config, state), file = bb.net, read_adapter(folder, bb.component), adapter_file(folder)
     if foreign(state): config, state = converted(bb, file)
     m = read_manifest(file.parent) if Path(folder).is_dir() or file.name in (PEFT_FILE, DIFFUSERS_FILE) else Manifest('unknown')
-    refuse(m.base not in ('', bb.identity) and not any_base, f'{folder} was trained on base {m.base}, this one is {bb.identity}')
+    refuse(m.base not in ('', bb.identity) and not any_base, f'{folder} was trained on base {m.base}, this one is {bb.identity}: name its own model' + (f' ({m.config["model"]})' if m.config.get('model') else ''))
     ranks = [v.shape[0] for k, v in state.items() if 'lora_A' in k]
     rank = max(ranks, key=ranks.count, default=0)
     refuse(rank==0, f'{folder} holds no LoRA tensors')

@@ -6,7 +6,7 @@
 __all__ = ['BACKBONES', 'LATER', 'digest', 'net_hash', 'stored_hash', 'cast', 'in_dtype', 'grid', 'times', 'Backbone', 'scale',
            'sides', 'pixels', 'resize', 'unscaled', 'decoded', 'backbone_for', 'PixelBackbone', 'SD3Backbone',
            'negatives', 'heeds', 'leaves', 'conforming', 'family_of', 'make_backbone', 'asset', 'find_model',
-           'load_pipeline', 'load_backbone']
+           'load_pipeline', 'entire', 'load_backbone']
 
 # %% ../nbs/14_backbones.ipynb #0a2659d4
 import hashlib, importlib, json, math
@@ -342,6 +342,19 @@ def load_pipeline(
         refuse(True, f'the model {str(what)!r} cannot be loaded{away}: {" ".join(str(e).split())[:300]}')
 
 # %% ../nbs/14_backbones.ipynb #d4c81c6b
+def entire(
+    pipe, # a pipeline as it was loaded
+    name, # of it, for the message
+):        # the same. Raises `Refusal` for weights that its files lack, and for a network that does not fit its autoencoder
+    "Refuse what cannot be used."
+    for part, m in pipe.components.items():
+        lost = next((k for k, p in m.named_parameters() if p.is_meta), '') if isinstance(m, nn.Module) else ''
+        refuse(bool(lost), f'the model {str(name)!r} lacks weights of its {part}, the first {lost!r}')
+    net, vae = getattr(pipe, family_of(pipe).component), getattr(getattr(pipe, 'vae', None), 'config', {})
+    wide, here = getattr(net.config, 'in_channels', None), vae.get('latent_channels') or vae.get('z_dim')
+    refuse(bool(wide and here) and wide not in (here, 4*here), f'the model {str(name)!r} does not fit itself: its network has {wide} channels, its autoencoder {here}')
+    return pipe
+
 def load_backbone(
     name:str,                        # as for `load_pipeline`
     dtype:torch.dtype=torch.float32, # of the weights in memory
@@ -349,6 +362,6 @@ def load_backbone(
     **size,                          # of its pictures, as for `resize`
 )->Backbone:                         # frozen, in evaluation mode
     "Load a pipeline and wrap it; its identity does not depend on `dtype`."
-    pipe = load_pipeline(name, dtype)
+    pipe = entire(load_pipeline(name, dtype), name)
     family = family_of(pipe)
     return conforming(resize(family(pipe.to(device), stored_hash(getattr(pipe, family.component))), **size))

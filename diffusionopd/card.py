@@ -14,7 +14,7 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData, get_token, snapshot
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from .adapters import DIFFUSERS_FILE, PEFT_FILE, Manifest, read_manifest
-from .backbones import Backbone, family_of, find_model, resize
+from .backbones import Backbone, family_of, find_model, load_backbone, resize
 from .checkpoints import whole_folder
 from .errors import refuse
 from .export import base_of, free, student_of, whole, write_merged
@@ -179,7 +179,11 @@ def hand_over(
 )->Path:             # the folder
     "A folder with all that somebody else needs. Raises `Refusal`."
     folder, out = student_of(place), free(out)
-    base = base_of(read_manifest(folder), model)
+    m = read_manifest(folder)
+    base = base_of(m, model)
+    if model and not merged and not whole(folder):
+        own = load_backbone(model).identity
+        refuse(m.base not in ('', own), f'{place} was trained on base {m.base}, {model} is {own}')
     with whole_folder(out) as aside:
         if merged: write_merged(aside, place, model, dtype)
         elif whole(folder): shutil.copytree(folder, aside, dirs_exist_ok=True)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OWN', 'TEACHERS', 'Teacher', 'leaves_of', 'condition', 'at_home', 'asked', 'register_teacher', 'fetched', 'kind_of',
-           'weights_hash', 'Placing', 'settled_net', 'placing', 'idle', 'adapter_teacher', 'same_words', 'home_of',
-           'moved', 'pipeline_teacher', 'network_teacher', 'Site', 'open_member', 'checked_fit', 'covered',
+           'weights_hash', 'Placing', 'settled_net', 'placing', 'idle', 'adapter_teacher', 'said_by', 'same_words',
+           'home_of', 'moved', 'pipeline_teacher', 'network_teacher', 'Site', 'open_member', 'checked_fit', 'covered',
            'find_teacher', 'probe', 'check_teacher', 'check_apart', 'painters']
 
 # %% ../nbs/18b_teachers.ipynb #eca441a5
@@ -22,7 +22,7 @@ from torch import nn
 
 from .adapters import (DIFFUSERS_FILE, PEFT_FILE, Manifest, adapter_field, adapter_file, file_hash, gap, grid_note, hearing, latents_note, latents_of, load_adapter, merged,
                                    module_field, read_manifest)
-from .backbones import Backbone, conforming, family_of, load_pipeline, negatives, pixels, resize, stored_hash
+from .backbones import Backbone, conforming, entire, family_of, load_pipeline, negatives, pixels, resize, stored_hash
 from .embeddings import remember
 from .errors import Refusal, nearest, refuse
 from .evaluate import teacher_folder
@@ -193,6 +193,15 @@ def adapter_teacher(
     return Teacher(module_field(bb, net), m.guidance, m, net=net)
 
 # %% ../nbs/18b_teachers.ipynb #1853801b
+def said_by(
+    file, # JSON with settings by name
+)->dict:  # what it says. Raises `Refusal` where it cannot be read
+    "The settings in a file."
+    try: said = json.loads(Path(file).read_text(encoding='utf-8'))
+    except (OSError, ValueError) as e: refuse(True, f'{file} cannot be read: {" ".join(str(e).split())[:200]}')
+    refuse(not isinstance(said, dict), f'{file} does not hold settings')
+    return said
+
 def same_words(
     bb:Backbone, # the student's, from a folder
     folder,      # of another pipeline
@@ -202,7 +211,7 @@ def same_words(
     if not own.is_dir() and len(own.parts) == 2:                                            # loaded by a hub name
         try: own = Path(snapshot_download(str(own), local_files_only=True))
         except Exception: return ()
-    names = [k for k, v in json.loads((other/'model_index.json').read_text()).items() if k.startswith(('text_encoder', 'tokenizer')) and isinstance(v, list) and v != [None, None]]
+    names = [k for k, v in said_by(other/'model_index.json').items() if k.startswith(('text_encoder', 'tokenizer')) and isinstance(v, list) and v != [None, None]]
     files = lambda d: {f.relative_to(d).as_posix(): file_hash(f) for f in sorted(d.rglob('*')) if f.is_file()}
     alike = all((own/k).is_dir() and (other/k).is_dir() and files(own/k) == files(other/k) for k in names)
     mine = {k for k in bb.pipe.components if k.startswith(('text_encoder', 'tokenizer')) and bb.pipe.components[k] is not None}
@@ -218,7 +227,7 @@ def home_of(
     shared = same_words(bb, folder)
     pipe = load_pipeline(str(folder), dtype, without=shared)
     if shared and family_of(pipe) is not type(bb): shared, pipe = (), load_pipeline(str(folder), dtype) # the same encoders, used otherwise
-    home = family_of(pipe)(pipe, stored_hash(getattr(pipe, family_of(pipe).component)))
+    home = family_of(pipe)(entire(pipe, folder), stored_hash(getattr(pipe, family_of(pipe).component)))
     size = pixels(bb) | {k: getattr(bb, k) for k in ('height', 'width', 'frames') if getattr(bb, k) is not None}
     if size != pixels(home): resize(home, **{k: v for k, v in size.items() if k in home.sizes})
     if shared: home.encode, home.unprompted = (lambda *a, **kw: bb.encode(*a, **kw)), (lambda *a, **kw: bb.unprompted(*a, **kw))
@@ -267,7 +276,7 @@ def network_teacher(
     p:Placing,
 )->Teacher:      # its sha256 is the identity of the network
     "A network as a teacher. Raises `Refusal` for one of another class, or for other latents."
-    said, mine = json.loads((Path(folder)/'config.json').read_text()), [c.__name__ for c in type(bb.net).__mro__]
+    said, mine = said_by(Path(folder)/'config.json'), [c.__name__ for c in type(bb.net).__mro__]
     refuse(said.get('_class_name') not in mine, f'{str(folder)!r} holds a {said.get("_class_name")}, the student is a {mine[0]}: give the folder of its whole pipeline')
     try:
         with hearing('diffusers'): net = type(bb.net).from_pretrained(folder, dtype=p.dtype or torch.float32, use_safetensors=True)
@@ -279,6 +288,8 @@ def network_teacher(
     m = read_manifest(folder)
     m = replace(Manifest('teacher') if m.kind == 'unknown' else m, sha256=stored_hash(net))
     refuse(m.sha256 == bb.identity, f'{folder} holds the base itself: name the teacher base')
+    lost = next((k for k, v in net.named_parameters() if v.is_meta), '')
+    refuse(bool(lost), f'{str(folder)!r} lacks weights, the first {lost!r}')
     net = settled_net(net, p)
     return Teacher(module_field(bb, net), m.guidance, m, net=net)
 

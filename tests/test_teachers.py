@@ -144,9 +144,9 @@ run.close()
 
 REFUSED = dict(
     lacking='lacks 1 of', spare='no place for', thin='all layers must have one rank', zero='every lora_B is zero', nan='not finite', faint='answers like the base model',
-    pickled='pickles among them', flux='latents have the shape', narrow='latents have the shape (8,', elsewhere='its latents have autoencoder', base='answers like the student',
+    pickled='pickles among them', flux='latents have the shape', narrow='its network has 8 channels, its autoencoder 4', elsewhere='its latents have autoencoder', base='answers like the student',
     student='answers like the student', average='answers like the student', nowhere='there is no teacher', itself='holds weights that the optimiser trains')
-REFUSED |= {'net-pickled': 'cannot be loaded', 'net-nan': 'not finite', 'narrow/transformer': 'latents have the shape (8,', 'flux/transformer': 'latents have the shape', 'narrow-net': 'latents have channels 8, those of the run 4', 'flux-net': 'holds a FluxTransformer2DModel',
+REFUSED |= {'net-pickled': 'cannot be loaded', 'net-nan': 'not finite', 'narrow/transformer': 'its network has 8 channels', 'flux/transformer': 'latents have the shape', 'narrow-net': 'latents have channels 8, those of the run 4', 'flux-net': 'holds a FluxTransformer2DModel',
             'twin': 'holds the base itself'}
 
 @pytest.mark.parametrize('teacher', REFUSED)
