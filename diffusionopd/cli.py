@@ -12,9 +12,9 @@ __all__ = ['app', 'console', 'Version', 'RecipeFile', 'BaseFile', 'Prompts', 'Ki
            'Reached', 'Measure', 'ALONE', 'top', 'said', 'threads', 'room_for', 'speaks', 'several', 'Bars', 'bars',
            'short', 'show_score', 'gaps_in', 'reading', 'scores_in', 'follow', 'watch', 'option', 'read_recipe', 'tell',
            'demo_command', 'distill_command', 'teach_command', 'pretrain_command', 'save_grid', 'strange', 'numbers',
-           'placed', 'sized', 'sample_command', 'write_json', 'said_scores', 'write_scores', 'write_grid', 'examined',
-           'fixed_table', 'evaluate_command', 'report_command', 'watch_comparison', 'compare_command', 'export_command',
-           'plan_command', 'init_command', 'quieten', 'spin_briefly', 'usage', 'main']
+           'placed', 'sized', 'sample_command', 'write_json', 'fitting', 'said_scores', 'write_scores', 'write_grid',
+           'examined', 'fixed_table', 'evaluate_command', 'report_command', 'watch_comparison', 'compare_command',
+           'export_command', 'plan_command', 'init_command', 'quieten', 'spin_briefly', 'usage', 'main']
 
 # %% ../nbs/25_cli.ipynb #dcb633d0
 import json, os, shlex, sys
@@ -439,6 +439,19 @@ def write_json(
     except OSError as e: refuse(True, f'cannot write {path}: {e.strerror}')
     write_whole(path, json.dumps(jsonable(value), indent=1)+'\n')
 
+# %% ../nbs/25_cli.ipynb #4637bd8f
+def fitting(
+    model:str, # as for `find_model`
+    task,      # names of tasks, or nothing
+    reward,    # as for `get_reward`
+):
+    "Refuse to ask a model of the field for the embedded world's captions, and to judge it by its rules."
+    from diffusionopd.backbones import find_model
+    from diffusionopd.pipeline import PixelPipeline
+    if find_model(model)[1] is PixelPipeline: return
+    refuse(not task, f'the tasks of the embedded world mean nothing to {model!r}: name a file of prompts with --task')
+    refuse(reward == 'embedded', f'the reward embedded judges pictures of the embedded world: name another with --reward, such as pickscore:FOLDER')
+
 # %% ../nbs/25_cli.ipynb #5d200191
 def said_scores(
     scores:list, # of `Score`
@@ -541,6 +554,7 @@ def evaluate_command(adapter:Adapters=None, model:Model='embedded', task:TaskNam
     from diffusionopd.recipes import load_plugins
     from diffusionopd.world import TASKS
     threads(cpu_threads); load_plugins(plugin or [])
+    fitting(model, task, reward)
     models = list(dict.fromkeys([*([] if no_base else ['base']), *(adapter or [])]))
     examined(models, list(task or TASKS), scores, seen, quiet, seed, wording, ways, scales, model=model, n=n, reward=reward, batch=batch, size=sized(height, width, frames), device=place)
     apart = fixed_table(fixed_kl, adapter, no_base, walks, walker, place) if fixed_kl else []

@@ -195,8 +195,9 @@ def sections(
     r, log, scores = load_recipe('distill', folder/'recipe.json'), read_log(folder/'log.jsonl'), read_log(folder/'scores.jsonl')
     refuse(not log, f'{folder} has no update on record yet')
     load_plugins(r.plugins)
-    tasks = [[name, t.prompts, ', '.join(t.members), f'{t.weight:g}'] for name, t in r.tasks.items()]
-    yield 'What was asked', [table_html(['', ''], facts(folder, r, log)), table_html(['task', 'prompts', 'teacher', 'weight'], tasks)]
+    asked = lambda t: 'as its manifest says' if t.guidance is None else f'{t.guidance:g}'
+    tasks = [[name, t.prompts, ', '.join(t.members), asked(t), f'{t.weight:g}'] for name, t in r.tasks.items()]
+    yield 'What was asked', [table_html(['', ''], facts(folder, r, log)), table_html(['task', 'prompts', 'teacher', 'guidance', 'weight'], tasks)]
     if scores: yield 'Scores', [table_html(*score_rows(scores, levels_of(folder)))]
     yield 'What was learnt', curves(folder, log, scores, r.rollout.steps)
     if n and (folder/'student').is_dir(): yield 'What it paints', painted(folder, r, n)
