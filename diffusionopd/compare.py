@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import process_time
 import numpy as np
-import torch, yaml
+import torch
 from matplotlib import pyplot as plt
 from pydantic import BaseModel, ConfigDict, Field as Setting
 from .adapters import adapter_field, add_lora, file_hash, jsonable
@@ -32,7 +32,7 @@ from .fields import Field
 from .guards import occupied
 from .prompts import prompt_source
 from .readers import READERS, get_reader, judge_text
-from .recipes import Once, Part, Seed, concerning, load_plugins, make_recipe
+from .recipes import Part, Seed, concerning, load_plugins, make_recipe, yaml_settings
 from .report import append, markdown, read_log, write_whole
 from .rollout import seeded
 from .runs import Stopped, heeded
@@ -517,12 +517,5 @@ def load_suite(
     **overrides, # fields that replace those of the file, where they are not None
 )->Suite:        # validated
     "Read a suite. Raises `Refusal` for a file that is missing or wrong."
-    path = Path(path).expanduser()
-    refuse(path.is_dir(), f'{str(path)!r} is a folder, not a suite')
-    refuse(not path.is_file(), f'there is no suite {str(path)!r}')
-    try: settings = yaml.load(path.read_text(encoding='utf-8'), Once)
-    except (yaml.YAMLError, ValueError, OSError, RecursionError) as e:
-        at = getattr(e, 'problem_mark', None)
-        refuse(True, f'{path} is not readable as YAML: {f"line {at.line+1}: {e.problem}" if at else " ".join(str(e).split())[:200]}')
-    refuse(not isinstance(settings, dict), f'{path} must hold fields with values')
-    return make_recipe(Suite, {**settings, **{k: v for k, v in overrides.items() if v is not None}}, str(path))
+    settings = yaml_settings(path, 'suite')
+    return make_recipe(Suite, {**settings, **{k: v for k, v in overrides.items() if v is not None}}, str(Path(path).expanduser()))

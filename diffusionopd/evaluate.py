@@ -358,7 +358,7 @@ def table(
     at = {(s.model, s.task): s for s in rows}
     def cell(s):
         if s is None: return ''
-        return f'{s.score:.3f} ({s.low:.2f}-{s.high:.2f})' if field=='score' else f'{getattr(s, field):.3f}'
+        return f'{s.score:.3f} ({s.low:.2f}{" to " if s.low < 0 else "-"}{s.high:.2f})' if field=='score' else f'{getattr(s, field):.3f}'
     lines = ['| model | '+' | '.join(tasks)+' |', '|:--'+'|--:'*len(tasks)+'|']
     return '\n'.join(lines + [f'| {m} | '+' | '.join(cell(at.get((m, t))) for t in tasks)+' |' for m in models])
 

@@ -7,7 +7,7 @@ __all__ = ['Seed', 'Share', 'Judge', 'Precision', 'Dtype', 'Pass', 'ROLLOUT_KEYS
            'Member', 'Task', 'Rollout', 'Loss', 'Student', 'Optimiser', 'Evaluation', 'load_plugin', 'load_plugins',
            'check_names', 'with_preset', 'Method', 'DistillRecipe', 'Aim', 'one_form', 'Lesson', 'heeded',
            'TeachRecipe', 'BaseRecipe', 'fields_at', 'hint', 'problems', 'explain', 'make_recipe', 'concerning', 'Once',
-           'other_kind', 'load_recipe', 'written', 'commented']
+           'yaml_settings', 'other_kind', 'load_recipe', 'written', 'commented']
 
 # %% ../nbs/18_recipes.ipynb #18cf6ad1
 import hashlib, importlib, importlib.util, reprlib, sys
@@ -464,6 +464,24 @@ class Once(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 # %% ../nbs/18_recipes.ipynb #8850b1d0
+def yaml_settings(
+    path,          # a YAML file
+    what='recipe', # it should be, for the message
+    remedy='',     # what to do where there is none
+)->dict:           # settings by name
+    "What a file says. Raises `Refusal` for one that is missing or unreadable."
+    path = Path(path).expanduser()
+    refuse(path.is_dir(), f'{str(path)!r} is a folder, not a {what}')
+    refuse(not path.is_file(), f'there is no {what} {str(path)!r}{remedy}')
+    try: settings = yaml.load(path.read_text(encoding='utf-8'), Once)
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as e:
+        at = getattr(e, 'problem_mark', None)
+        why = f'line {at.line+1}: {e.problem}' if at else ' '.join(str(e).split())[:200]
+        refuse(True, f'{path} is not readable as YAML: {why}')
+    refuse(not isinstance(settings, dict), f'{path} must hold fields with values')
+    return settings
+
+# %% ../nbs/18_recipes.ipynb #4e95a6ba
 KINDS = dict(distill=DistillRecipe, teach=TeachRecipe, pretrain=BaseRecipe)
 
 def other_kind(
@@ -482,14 +500,7 @@ def load_recipe(
 )->BaseModel:    # validated
     "Read a recipe. Raises `Refusal` for a file that is missing or wrong."
     path = Path(path).expanduser()
-    refuse(path.is_dir(), f'{str(path)!r} is a folder, not a recipe')
-    refuse(not path.is_file(), f'there is no recipe {str(path)!r}; write one with: diffusionopd init {kind} {path.name}')
-    try: settings = yaml.load(path.read_text(encoding='utf-8'), Once)
-    except (yaml.YAMLError, ValueError, OSError, RecursionError) as e:
-        at = getattr(e, 'problem_mark', None)
-        why = f'line {at.line+1}: {e.problem}' if at else ' '.join(str(e).split())[:200]
-        refuse(True, f'{path} is not readable as YAML: {why}')
-    refuse(not isinstance(settings, dict), f'{path} must hold fields with values')
+    settings = yaml_settings(path, 'recipe', f'; write one with: diffusionopd init {kind} {path.name}')
     other = other_kind(kind, settings)
     refuse(bool(other), f'{path} is a recipe for diffusionopd {other}, not for {kind}')
     return make_recipe(KINDS[kind], {**settings, **{k: v for k, v in overrides.items() if v is not None}}, str(path))
