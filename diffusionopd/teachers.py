@@ -265,7 +265,6 @@ def pipeline_teacher(
     m = read_manifest(folder)
     refuse(m.sha256 not in ('', home.identity), f'{folder} is not the network that its manifest describes: the manifest says {m.sha256[:16]}, the weights are {home.identity}')
     m = replace(Manifest('teacher') if m.kind == 'unknown' else m, sha256=home.identity, sigmas=m.sigmas or tuple(home.sigmas(steps).tolist()), latents=latents_of(home))
-    refuse(home.identity == bb.identity and home.identity != '', f'{folder} holds the base itself: name the teacher base')
     moved(home, p, cache if own_words else None)
     return Teacher(module_field(home, home.net), m.guidance, m, home, own_words, home.net)
 
@@ -287,7 +286,6 @@ def network_teacher(
     refuse(told != here, f'{str(folder)!r} is told its guidance otherwise than the student (guidance_embeds {told}, here {here}): give the folder of its whole pipeline')
     m = read_manifest(folder)
     m = replace(Manifest('teacher') if m.kind == 'unknown' else m, sha256=stored_hash(net))
-    refuse(m.sha256 == bb.identity, f'{folder} holds the base itself: name the teacher base')
     lost = next((k for k, v in net.named_parameters() if v.is_meta), '')
     refuse(bool(lost), f'{str(folder)!r} lacks weights, the first {lost!r}')
     net = settled_net(net, p)
@@ -331,7 +329,10 @@ def open_member(
         open_it = (lambda: pipeline_teacher(site.bb, whole, r.rollout.steps, p, r.cache)) if whole else lambda: network_teacher(site.bb, place, p)
         key = (name, p.dtype, p.offload)
         if key not in site.opened: site.opened[key] = open_it()
-        return site.opened[key]
+        made = site.opened[key]
+        itself = made.manifest.sha256 == site.bb.identity and not made.own_words and 'zero_gap' not in t.accept
+        refuse(itself, f'{name} holds the base itself: name the teacher base')
+        return made
     return made
 
 # %% ../nbs/18b_teachers.ipynb #af3b8aaa

@@ -180,7 +180,7 @@ def test_one_cannot_load(tmp_path):
     homes = [str(tmp_path/'here')]*2+[str(tmp_path/'nowhere'), str(tmp_path/'here')]
     code, out, err = launch(tmp_path, world=4, home=os.pathsep.join(homes))
     said = [line for line in err.splitlines() if line.startswith('Error: ')]
-    assert code != 0 and len(said) == 1 and 'process 2 of 4: tasks.text.teacher: there is no adapter folder' in said[0] and '[rank' not in err, err
+    assert code != 0 and len(said) == 1 and 'process 2 of 4: tasks.text.teacher: there is no teacher' in said[0] and '[rank' not in err, err
     assert not (tmp_path/'run').exists()
 
 STALE = """
