@@ -320,8 +320,7 @@ def open_member(
         made = TEACHERS[name](site.bb, r)
         made = made if isinstance(made, Teacher) else Teacher(made)
         if not made.manifest.sha256: made = replace(made, manifest=replace(made.manifest, sha256=f'{name}, registered by a plugin'))
-    elif kind == 'adapter':
-        return adapter_teacher(site.bb, nick, fetched(name), copied, p, 'base' in t.accept)
+    elif kind == 'adapter': return adapter_teacher(site.bb, nick, fetched(name), copied, p, 'base' in t.accept)
     else:
         place = fetched(name)
         part = kind == 'network' and place.name == site.bb.component and (place.parent/'model_index.json').is_file()  # its pipeline says more of it
@@ -332,7 +331,6 @@ def open_member(
         made = site.opened[key]
         itself = made.manifest.sha256 == site.bb.identity and not made.own_words and 'zero_gap' not in t.accept
         refuse(itself, f'{name} holds the base itself: name the teacher base')
-        return made
     return made
 
 # %% ../nbs/18b_teachers.ipynb #af3b8aaa
