@@ -165,10 +165,11 @@ def placing(
     task:str,        # whose teacher
     device='cpu',    # where it is asked
     shard:Callable=None, # see `Placing`
+    dtype:torch.dtype=None, # of the base in memory; None: as the recipe says
 )->Placing:
     "Where the weights of a task's teacher are put."
     t = r.tasks[task]
-    return Placing(getattr(torch, t.teacher_dtype or r.model_dtype), t.offload, device, None if t.offload else shard)
+    return Placing(getattr(torch, t.teacher_dtype) if t.teacher_dtype else dtype or getattr(torch, r.model_dtype), t.offload, device, None if t.offload else shard)
 
 def idle(
     t:Task, # its settings for the teacher
@@ -311,7 +312,7 @@ def open_member(
 )->Teacher:
     "One teacher that a recipe names. Raises `Refusal`."
     r, kind = site.recipe, kind_of(name)
-    t, p = r.tasks[task], placing(r, task, site.device, site.shard)
+    t, p = r.tasks[task], placing(r, task, site.device, site.shard, site.bb.net.dtype)
     copied = r.merge_teachers or r.student.kind == 'full'
     shares = kind in OWN or kind == 'registered' or kind == 'adapter' and not copied
     refuse(bool(shares and idle(t)), f'{idle(t)} is for teachers with weights of their own, which {name!r} has not: leave it out, or set merge_teachers for an adapter')
