@@ -430,26 +430,27 @@ def uncertainty(
         teacher = {t: of(marks[suite.specialist(t)][0], [t], k)[t] for t in tasks}
         for arm, ms in marks.items():
             if arm != suite.base: intervals.setdefault(arm, {})[k] = gain_interval([of(m, tasks, k) for m in ms], base, teacher, groups)
-    mean = lambda arm, t, k: np.mean([m[t][k] for m in marks[arm]], 0)
+    every = lambda arm, t, k: np.stack([m[t][k] for m in marks[arm]])
     for arm in marks if suite.reference in marks else ():
-        if arm != suite.reference: tests[arm] = {k: {t: paired(mean(arm, t, k), mean(suite.reference, t, k), m['group']) for t, m in marks[arm][0].items()} for k in SAID}
+        if arm != suite.reference: tests[arm] = {k: {t: paired(every(arm, t, k), every(suite.reference, t, k), m['group']) for t, m in marks[arm][0].items()} for k in SAID}
     return intervals, tests
 
 # %% ../nbs/24g_compare.ipynb #4139d1d2
 def write_results(
     suite:Suite, # of the arms
 )->list:         # paths of what was written
-    "Tables and figures of what is complete. Raises `Refusal` where nothing is."
+    "Records, tables, and figures of what is complete, and in `summary.json` the intervals and tests. Raises `Refusal` where nothing is."
     done = {j: d for j in schedule(suite) if (d := done_run(suite, *j))}
     refuse(not done, f'{suite.out} holds no complete run yet')
     rate = stage1_rate(suite, done)
     rows, (intervals, tests), out = [r for j in done for r in rows_of_run(suite, *j, rate)], uncertainty(suite, done), Path(suite.out).expanduser()
     q, who = suite.evaluation, {t: suite.specialist(t) for t in suite.tasks}
     note = (f'{q.n} held-out pictures a task and run, the same prompts and noise for all; {q.solver}, {q.steps} steps{f", eta {q.eta:g}" if q.eta else ""}. Judges: '
-            + ', '.join(f'{g.judge} ({t})' for t, g in exam_goals(suite).items()) + '. Intervals of 95 % over prompts and training seeds. '
+            + ', '.join(f'{g.judge} ({t})' for t, g in exam_goals(suite).items()) + '. Intervals of 95 % over prompts and training seeds; p by flipping the signs of prompts, for the seeds at hand. '
             f'{len(done)} of {len(schedule(suite))} runs are complete. {suite.tuning} Measured on {hardware()}.')
     parts = [result_table(rows, intervals), *(f'By {k}:\n\n{test_table({a: v[k] for a, v in tests.items()}, suite.reference)}' for k in SAID if tests), note]
-    paths = [*write_tidy(rows, out), write_whole(out/'table.md', '\n\n'.join(filter(None, parts))+'\n')]
+    said = dict(intervals=intervals, tests=tests, note=note, complete=len(done), runs=len(schedule(suite)), suite=suite.model_dump(mode='json'))
+    paths = [*write_tidy(rows, out), write_whole(out/'table.md', '\n\n'.join(filter(None, parts))+'\n'), write_whole(out/'summary.json', json.dumps(jsonable(said))+'\n')]
     for name, fig in draw_comparison(rows, {k: levels(rows, k, who, suite.base) for k in SAID}).items():
         paths.append(savefig(fig, out/'figures'/f'{name}.png'))
         plt.close(fig)
@@ -470,13 +471,17 @@ def compare(
         write_whole(out/'suite.json', suite.model_dump_json(indent=1)+'\n')
         cost, failed = {j: c.passes+1 for j, c in planned.items()}, {}
         run, behind = side_by_side if suite.jobs > 1 else one_by_one, {j: cost[j] for j in done}
-        for event in heeded((h or () for h in run(suite, [j for j in planned if j not in done])), 'what is complete stays: the same command goes on'):
-            if not event: continue
-            (arm, seed, step, total, why), j = event, event[:2]
-            if why: failed[j] = why
-            elif step == total: done.add(j)
-            behind[j] = cost[j]*(1 if why or not total else step/total)
-            yield Standing(len(done), len(planned), arm, seed, step, total, sum(behind.values()), sum(cost.values()), why)
+        try:
+            for event in heeded((h or () for h in run(suite, [j for j in planned if j not in done])), 'what is complete stays: the same command goes on'):
+                if not event: continue
+                (arm, seed, step, total, why), j = event, event[:2]
+                if why: failed[j] = why
+                elif step == total: done.add(j)
+                behind[j] = cost[j]*(1 if why or not total else step/total)
+                yield Standing(len(done), len(planned), arm, seed, step, total, sum(behind.values()), sum(cost.values()), why)
+        except Stopped:
+            if done: write_results(suite)
+            raise
         if any(done_run(suite, *j) for j in planned): write_results(suite)
     first = '; '.join(f'{a}-{s}: {why}' for (a, s), why in list(failed.items())[:3])
     refuse(bool(failed), f'{len(failed)} of {len(planned)} runs failed, the others stay as they are: {first}')

@@ -102,20 +102,23 @@ def gain_interval(
 
 # %% ../nbs/24f_tidy.ipynb #104faaab
 def paired(
-    a:np.ndarray,      # `(n,)` marks of one method, perhaps averaged over seeds
-    b:np.ndarray,      # `(n,)` of another, on the same questions
+    a:np.ndarray,      # `(n,)` marks of one method, or `(seeds, n)`
+    b:np.ndarray,      # of another, on the same questions; it may have another number of seeds
     groups:np.ndarray, # `(n,)` label of each question
     draws:int=2000,    # flips, and bootstrap samples
     seed:int=0,        # of both
 )->dict:               # `difference`, `low`, `high` and `p`
-    "Is one method better than another? By question, prompt by prompt."
-    refuse(not len(a) == len(b) == len(groups), f'{len(a)}, {len(b)} and {len(groups)} marks are not those of the same questions')
+    "Is one method better than another? By question, prompt by prompt. The interval is over prompts and training seeds, `p` over prompts for these seeds."
+    a, b = np.atleast_2d(np.asarray(a, float)), np.atleast_2d(np.asarray(b, float))
+    refuse(not a.shape[1] == b.shape[1] == len(groups), f'{a.shape[1]}, {b.shape[1]} and {len(groups)} marks are not those of the same questions')
     rng, (names, which) = np.random.default_rng(seed), np.unique(groups, return_inverse=True)
-    total, count = np.bincount(which, np.asarray(a, float)-b), np.bincount(which)
-    d = total.sum()/len(a)
-    flips = np.abs((rng.integers(2, size=(draws, len(names)))*2-1) @ total)/len(a)
+    count, (A, B) = np.bincount(which), (np.stack([np.bincount(which, v) for v in m]) for m in (a, b))   # sums by prompt, `(seeds, prompts)`
+    total = A.mean(0)-B.mean(0)
+    d = total.sum()/len(groups)
+    flips = np.abs((rng.integers(2, size=(draws, len(names)))*2-1) @ total)/len(groups)
     picks = rng.integers(len(names), size=(draws, len(names)))
-    low, high = np.quantile(total[picks].sum(1)/count[picks].sum(1), [.025, .975])
+    drawn = lambda M: np.take_along_axis(M[:, picks].sum(2), rng.integers(len(M), size=(len(M), draws)), 0).mean(0)
+    low, high = np.quantile((drawn(A)-drawn(B))/count[picks].sum(1), [.025, .975])
     return dict(difference=float(d), low=float(low), high=float(high), p=float((1+(flips >= abs(d)-1e-12).sum())/(draws+1)))
 
 # %% ../nbs/24f_tidy.ipynb #ae788a63
@@ -215,5 +218,6 @@ def test_table(
 )->str:         # Markdown
     "One line a method: by how much it is better than another, task by task."
     tasks = list(dict.fromkeys(t for v in tests.values() for t in v))
-    cell = lambda d: '–' if d is None else f'{d["difference"]:+.3f} ({d["low"]:+.3f} to {d["high"]:+.3f}), p = {d["p"]:.3f}'
+    p = lambda v: 'p < 0.001' if v < .001 else f'p = {v:.3f}'
+    cell = lambda d: '–' if d is None else f'{d["difference"]:+.3f} ({d["low"]:+.3f} to {d["high"]:+.3f}), {p(d["p"])}'
     return markdown([f'minus {other}', *tasks], [[m, *(cell(v.get(t)) for t in tasks)] for m, v in tests.items()])

@@ -88,6 +88,7 @@ def test_stopped(whole, tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 130 and 'the same command goes on' in said and 'Traceback' not in said, said
+    assert 'runs are complete' in (tmp_path/'out'/'table.md').read_text()                      # the table of what is there
     assert ends('compare', 'suite.yaml', '-q')[0] == 0
     student = 'runs/opd-0/run/student/adapter_model.safetensors'
     assert (tmp_path/'out'/student).read_bytes() == (whole/student).read_bytes()
