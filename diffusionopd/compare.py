@@ -479,7 +479,7 @@ def compare(
                 elif step == total: done.add(j)
                 behind[j] = cost[j]*(1 if why or not total else step/total)
                 yield Standing(len(done), len(planned), arm, seed, step, total, sum(behind.values()), sum(cost.values()), why)
-        except Stopped:
+        except (Stopped, GeneratorExit):                                                       # by a signal that was noticed here, or by whoever listens to us
             if done: write_results(suite)
             raise
         if any(done_run(suite, *j) for j in planned): write_results(suite)
