@@ -356,11 +356,13 @@ class Reinforced(Part):
     "An arm that reinforces, all tasks jointly."
     recipe: dict = Setting({}, description='fields of a recipe for teach')
     only: list[str] | None = Setting(None, min_length=1, description='names of tasks; empty: all of them')
+    points: int | None = Setting(None, ge=1, description="evaluations along the run; empty: the suite's")
 
 class Cascade(Part):
     "One adapter, one task after the other."
     recipe: dict = Setting({}, description='fields of a recipe for teach, for each stage')
     order: list[str] = Setting(description='names of tasks, the first one first', min_length=1)
+    points: int | None = Setting(None, ge=1, description="evaluations along the run; empty: the suite's")
 
 def teach_recipe(
     job:Job,     # told
@@ -384,7 +386,7 @@ def lessons(
     total:int=None, # rounds in all; None: those of the recipe
 )->Iterator:        # of `Point`
     "One stage of reinforcement, saved in the end. If it is there already, one point shows where it stands."
-    total, when = total or r.iterations, due(total or r.iterations, job.shared.points)
+    total, when = total or r.iterations, due(total or r.iterations, job.settings.points or job.shared.points)
     def point(i, cost, field): return Point(done+i, total, cost, *((field, r.guidance) if done+i in when else ()))
     if (folder/'cost.json').is_file():
         load_adapter(bb := load_backbone(r.model, device=own_device()), 'new', folder)

@@ -9,12 +9,12 @@ import shutil, sys
 from pathlib import Path
 
 SHOWN = ('results.json', 'summary.json')
-WHOLE, RUN = ('suite.json', 'results.csv', 'table.md', *SHOWN), ('arm.json', 'points.jsonl', 'done.json', 'marks.npz')
+WHOLE, RUN = ('suite.json', 'results.csv', 'table.md', *SHOWN), ('arm.json', 'points.jsonl', 'done.json', 'marks*.npz')
 
 def keep(out, to, shown=None):
     "Copy the small files of a comparison; returns the names of the runs that are complete."
     done = sorted(p.parent for p in Path(out).glob('runs/*/done.json'))
-    for p in [Path(out)/f for f in WHOLE]+[r/f for r in done for f in RUN]:
+    for p in [Path(out)/f for f in WHOLE]+[p for r in done for f in RUN for p in sorted(r.glob(f))]:
         if not p.is_file(): continue
         target = Path(to)/p.relative_to(out)
         target.parent.mkdir(parents=True, exist_ok=True)
