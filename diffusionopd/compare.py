@@ -493,7 +493,7 @@ def write_results(
             + ', '.join(f'{g.judge} ({t})' for t, g in exam_goals(suite).items()) + '. Intervals of 95 % over prompts and training seeds; p by flipping the signs of prompts, for the seeds at hand. '
             f'{len(done)} of {len(schedule(suite))} runs are complete. {suite.tuning} Measured on {hardware()}.')
     parts = [result_table(rows, intervals), *(f'By {k}:\n\n{test_table({a: v[k] for a, v in tests.items()}, suite.reference)}' for k in SAID if tests), note]
-    said = dict(clocks=at_clocks(suite, rows, done), intervals=intervals, tests=tests, note=note, complete=len(done), runs=len(schedule(suite)), suite=suite.model_dump(mode='json'))
+    said = dict(clocks=at_clocks(suite, rows, done), intervals=intervals, tests=tests, note=note, complete=len(done), runs=len(schedule(suite)), suite=suite.model_dump(mode='json', exclude={'out', 'jobs'}))
     paths = [*write_tidy(rows, out), write_whole(out/'table.md', '\n\n'.join(filter(None, parts))+'\n'), write_whole(out/'summary.json', json.dumps(jsonable(said))+'\n')]
     for name, fig in draw_comparison(rows, {k: levels(rows, k, who, suite.base) for k in SAID}).items():
         paths.append(savefig(fig, out/'figures'/f'{name}.png'))

@@ -5,7 +5,7 @@
 
 A third folder gets the records and the summary alone: what the pages of the site, and readers of the wheel, draw their figures from.
 """
-import shutil, sys
+import json, shutil, sys
 from pathlib import Path
 
 SHOWN = ('results.json', 'summary.json')
@@ -18,7 +18,8 @@ def keep(out, to, shown=None):
         if not p.is_file(): continue
         target = Path(to)/p.relative_to(out)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(p, target)
+        if p.name == 'suite.json': target.write_text(json.dumps(json.loads(p.read_text()) | dict(out=f'runs/{Path(to).name}'), indent=1)+'\n') # not where it was run
+        else: shutil.copyfile(p, target)
         if shown and p.parent == Path(out) and p.name in SHOWN: Path(shown).mkdir(parents=True, exist_ok=True); shutil.copyfile(p, Path(shown)/p.name)
     return [r.name for r in done]
 
