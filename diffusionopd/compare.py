@@ -25,7 +25,7 @@ from .arms import METHODS, Goal, Job, Shared, find_method, taught_cost
 from .backbones import Backbone, load_backbone
 from .checkers import check_all
 from .checkpoints import differences, listed
-from .compute import Cost, as_cost
+from .compute import Cost, as_cost, clocks
 from .demo import hardware
 from .errors import Failed, Refusal, nearest, refuse
 from .evaluate import exam, get_reward, legible, own_device, paint, score
@@ -401,12 +401,12 @@ def rows_of_run(
     points = [dict(r, final=False, step=r['update']) for r in read_log(folder/'points.jsonl')]+[dict(last, final=True)]
     passes = [math.nan if c is None else c.passes for c in teachers]
     seconds = [math.nan if c is None else c.seconds or c.passes*rate for c in teachers]
-    out = []
+    beside, beside_s, out = clocks(0, passes), clocks(0., seconds), []
     for p in points:
         c = before+as_cost(p['cost'], str(folder))
         for t, s in p['scores'].items():
             out.append(dict(method=arm, kind=suite.arms[arm].method, seed=seed, step=p['step'], final=p['final'], n=p['n'], forwards=c.forwards, backwards=c.backwards, reward_calls=c.rewards,
-                            seconds=c.seconds, teachers_max=max(passes, default=0), teachers_sum=sum(passes), teacher_seconds_max=max(seconds, default=0.), teacher_seconds_sum=float(sum(seconds)),
+                            seconds=c.seconds, teachers_max=beside['critical'], teachers_sum=beside['sum'], teacher_seconds_max=beside_s['critical'], teacher_seconds_sum=beside_s['sum'],
                             task=t, taught=t in suite.tasks, **{k: math.nan if s[k] is None else s[k] for k in ('reward', 'judge', 'strict', 'dense')}))
     return out
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib import pyplot as plt
 from .adapters import jsonable
-from .compute import clocks
 from .errors import refuse
 from .report import markdown, write_whole
 from .show import heatmap, panels
@@ -134,7 +133,7 @@ def work_of(
 )->float:
     "What had been done when a record was taken."
     own, n = (r['seconds'], 'teacher_seconds') if unit == 'seconds' else (r['forwards']+(r['backwards'] if unit == 'passes' else 0), 'teachers')
-    return clocks(own, [r[f'{n}_max'], r[f'{n}_sum']-r[f'{n}_max']] if r['teachers_sum'] else [])[clock]
+    return own+(dict(stage=0, critical=r[f'{n}_max'], sum=r[f'{n}_sum'])[clock] if r['teachers_sum'] else 0)
 
 def curve(
     rows:Sequence,      # records
@@ -197,7 +196,7 @@ def plot_shares(
     for kind, shift, face in (('mean', -.12, 'C0'), ('worst', .12, 'white')):
         v = np.array([intervals[m][field][kind] for m in names], dtype=float)
         x, y = np.maximum(v[:, 0], low), np.arange(len(names))+shift
-        ax.errorbar(x, y, np.abs(np.clip(v[:, 1:], low, None).T-x), fmt='o', color='C0', mfc=face, ms=4, lw=1, label=dict(mean='mean of tasks', worst='worst task')[kind])
+        ax.errorbar(x, y, xerr=np.abs(np.clip(v[:, 1:], low, None).T-x), fmt='o', color='C0', mfc=face, ms=4, lw=1, label=dict(mean='mean of tasks', worst='worst task')[kind])
     for at in (0, 1): ax.axvline(at, color='0.6', lw=.6, zorder=0)
     ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names)-.5, -.5), xlabel=f"share of the specialists' gain, by {field}")
 
@@ -242,10 +241,9 @@ def result_table(
         mine = [r for r in last if r['method'] == m]
         cells = [f'{np.mean([r[field] for r in mine if r["task"] == t]):.3f}' if any(r['task'] == t for r in mine) else '–' for t in tasks]
         r, got = mine[0], intervals.get(m, {})
-        own = float(np.mean([r['forwards']+r['backwards'] for r in mine]))
-        work = clocks(own, [r['teachers_max'], r['teachers_sum']-r['teachers_max']] if r['teachers_sum'] else [])
-        lines.append([m, len({r['seed'] for r in mine}), *cells, *(ci(got.get(k, {}).get(v)) for k in ('reward', 'judge') for v in ('mean', 'worst')), *(f'{v/1e6:.2f}' for v in work.values()),
-                      '–' if own and not r['seconds'] else f'{np.mean([r["seconds"] for r in mine]):.0f}'])
+        work = [np.mean([work_of(x, clock) for x in mine]) for clock in ('stage', 'critical', 'sum')]
+        lines.append([m, len({r['seed'] for r in mine}), *cells, *(ci(got.get(k, {}).get(v)) for k in ('reward', 'judge') for v in ('mean', 'worst')), *(f'{v/1e6:.2f}' for v in work),
+                      '–' if work[0] and not r['seconds'] else f'{np.mean([r["seconds"] for r in mine]):.0f}'])
     untaught = {r['task'] for r in last if not r['taught']}
     return markdown(['method', 'seeds', *(f'{t} (untaught)' if t in untaught else t for t in tasks), 'mean share of gain, by reward', 'worst task', 'mean share, by judge', 'worst task', 'Mpasses alone', 'critical path', 'sum', 'seconds alone'], lines)
 
