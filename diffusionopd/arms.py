@@ -124,7 +124,7 @@ def find_method(
 # %% ../nbs/24e_arms.ipynb #9bee7b39
 class Given(Part):
     "An adapter that is there, or the base."
-    adapter: str = Setting('base', description='base, embedded:TASK, or a folder')
+    adapter: str = Setting('base', description='base, embedded:TASK, or a folder; not looked at where `after` names an arm, whose student it then is')
     guidance: float | None = Setting(None, ge=0, description="guidance scale; empty: what its manifest says, and 1 for the base")
 
 def taught_cost(
@@ -145,9 +145,10 @@ def given(
 )->Iterator: # of `Point`
     "What is there, as an arm."
     s, bb = job.settings, load_backbone(job.shared.model, device=own_device())
-    m = Manifest('base') if s.adapter == 'base' else load_adapter(bb, 'given', teacher_folder(s.adapter))
-    field = adapter_field(bb, None if s.adapter == 'base' else 'given')
-    yield Point(0, 0, taught_cost(s.adapter) or Cost(), bb.guided(field, 1.), m.guidance if s.guidance is None else s.guidance)
+    folder = job.start or (None if s.adapter == 'base' else teacher_folder(s.adapter))         # what `after` names is another arm's student, whose cost is told with that arm
+    m = load_adapter(bb, 'given', folder) if folder else Manifest('base')
+    field = adapter_field(bb, 'given' if folder else None)
+    yield Point(0, 0, Cost() if job.start else taught_cost(s.adapter) or Cost(), bb.guided(field, 1.), m.guidance if s.guidance is None else s.guidance)
 
 # %% ../nbs/24e_arms.ipynb #5a82b158
 class Distilled(Part):
