@@ -20,15 +20,15 @@ from diffusionopd.objective import Objective
 from diffusionopd.report import write_whole
 from diffusionopd.rollout import seed_of
 from diffusionopd.targets import extrapolated
-from diffusionopd.worlds import Team, Told, World, agreement, distilled, drift, imitated, marks, on_ring, reinforced
+from diffusionopd.worlds import Team, Told, World, STATES, agreement, distilled, drift, imitated, listening, marks, on_ring, reinforced
 
 HOME = Path(__file__).resolve().parents[1]
 KEPT, ASSET = HOME/'benchmarks'/'results'/'worlds'/'results.json', HOME/'diffusionopd'/'assets'/'worlds.json'
 RATES = (.005, .015, .045)
 WORLDS = dict(easy=World(), hard=World(1.))
 BETWEEN = dict(middle=World(.5), weak=World(told=.999, arc=.25), around=World(told=0., arc=1.)) # the last two: one half of conflict each
-LONG = dict(rounds=80, at=[5, 10, 20, 40, 60, 80], updates=180, upto=[15, 30, 60, 120, 180], stage=120, joint=200, n=64, walks=16, width=32, wide=256, samples=800)
-SHORT = LONG | dict(rounds=4, at=[2, 4], updates=4, upto=[2, 4], stage=2, joint=30, wide=40, samples=40)
+LONG = dict(rounds=80, at=[5, 10, 20, 40, 60, 80], updates=180, upto=[15, 30, 60, 120, 180], stage=120, joint=200, n=64, walks=16, width=32, wide=256, samples=800, rates=list(RATES), tuning=[100, 101])
+SHORT = LONG | dict(rounds=4, at=[2, 4], updates=4, upto=[2, 4], stage=2, joint=30, wide=40, samples=40, rates=[.015], tuning=[100])
 ORDERS = ((0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2), (2, 0, 3, 1)) # of cascades: each task comes last once
 
 # The file
@@ -75,7 +75,8 @@ class Kept:
 
 # One training
 
-def rounded(values, digits=4): return [round(float(v), digits) for v in values]
+def number(v): return round(float(v), 4) if abs(v) < 1e6 else 1e6 # of a policy that has run away, too: no comparison with NaN holds
+def rounded(values): return [number(v) for v in values]
 
 def followed(laps, at, see):
     "A point of the curve at the laps asked for."
@@ -94,7 +95,7 @@ class Lab:
         near = 'easy' if world == 'easy' else 'hard'
         runs = self.keep.told['runs']
         def earned(r): return sum(sum(runs[f'tune/{near}/{arm}/{r}/{s}']['points'][-1]['scores']) for s in self.s['tuning'])
-        return max(RATES, key=earned)
+        return max(self.s['rates'], key=earned)
 
     def student(self, seed, width=None): return Told(width or self.s['width'], seed_of(seed, 'student'))
 
@@ -108,7 +109,7 @@ class Lab:
         own = World(w.conflict, 8, told=w.told, arc=w.arc)
         def make():
             points = []
-            for lap in self.trained(w, task, seed, self.rate('specialist', name), width):
+            for lap in self.trained(w, task, seed, self.rate('specialist' if width == self.s['width'] else 'wide specialist', name), width):
                 if lap.index not in self.s['at']: continue
                 out[lap.index] = copy.deepcopy(lap.policy)
                 points.append(dict(index=lap.index, passes=lap.passes, own=self.scores(own, lap.policy, (task,))['scores'][0]))
@@ -136,16 +137,17 @@ def equal(s):
     total = 4*s['rounds']*one+stage
     return total//(4*one), total//(4*one), max(1, (stage-4*256*8)//(s['walks']*4*8*2))
 
-def arm_run(lab, name, w, seed, lr, arm):
+WALKS = dict(opd='student', off='specialist')
+
+def arm_run(lab, name, w, seed, lr, arm, decay=False):
     "One way to train, in a world of four tasks at the standard budget."
-    s, (joint, stage, sft) = lab.s, equal(lab.s)
+    s, (joint, _, sft), stage = lab.s, equal(lab.s), lab.s['stage']
     see = lambda lap: lab.scores(w, lap.policy)
     team = lambda: lab.team(name, seed)
-    run = dict(joint=lambda: followed(reinforced(w, lab.student(seed), range(4), joint, lr, s['n'], seed), [joint], see),
-               cascade=lambda: cascaded(lab, w, seed, lr, ORDERS[0][:2]), # two stages: where forgetting begins
-               opd=lambda: followed(distilled(w, lab.student(seed), team(), range(4), s['stage'], lr, s['walks'], seed), [s['stage']], see),
-               off=lambda: followed(distilled(w, lab.student(seed), team(), range(4), s['stage'], lr, s['walks'], seed, False), [s['stage']], see),
-               sft=lambda: followed(imitated(w, lab.student(seed), team(), range(4), sft, lr, s['walks'], seed), [sft], see))
+    taught = lambda: followed(distilled(w, lab.student(seed), team(), range(4), stage, lr, s['walks'], seed, WALKS[arm], decay=decay), [stage], see)
+    run = dict(joint=lambda: followed(reinforced(w, lab.student(seed), range(4), joint, lr, s['n'], seed, decay=decay), [joint], see),
+               cascade=lambda: cascaded(lab, w, seed, lr, ORDERS[seed % 2]), opd=taught, off=taught,
+               sft=lambda: followed(imitated(w, lab.student(seed), team(), range(4), sft, lr, s['walks'], seed, decay=decay), [sft], see))
     return run[arm]()
 
 def cascaded(lab, w, seed, lr, order):
@@ -161,27 +163,33 @@ def tune(lab):
     "Three rates for every way, in both worlds, on seeds that nothing else uses."
     for name, w in WORLDS.items():
         for seed in lab.s['tuning']:
-            for lr in RATES:
+            for lr in lab.s['rates']:
                 def alone(lr=lr):
                     runs = [[l for l in lab.trained(w, t, seed, lr, lab.s['width'])][-1] for t in range(4)]
                     return dict(points=[dict(scores=[lab.scores(w, l.policy, (t,))['scores'][0] for t, l in enumerate(runs)])])
                 lab.keep(f'tune/{name}/specialist/{lr}/{seed}', alone)
         for seed in lab.s['tuning']:
+            for lr in lab.s['rates']:
+                def wide(lr=lr): return dict(points=[dict(scores=[lab.scores(w, [l for l in lab.trained(w, t, seed, lr, lab.s['wide'])][-1].policy, (t,))['scores'][0] for t in (0, 1)])])
+                if name == 'hard': lab.keep(f'tune/{name}/wide specialist/{lr}/{seed}', wide)
+        for seed in lab.s['tuning']:
             for arm in ('joint', 'cascade', 'opd', 'off', 'sft'):
-                for lr in RATES: lab.keep(f'tune/{name}/{arm}/{lr}/{seed}', lambda: arm_run(lab, name, w, seed, lr, arm))
+                for lr in lab.s['rates']:
+                    lab.keep(f'tune/{name}/{arm}/{lr}/{seed}', lambda: arm_run(lab, name, w, seed, lr, arm))
+                    if arm != 'cascade': lab.keep(f'tune/{name}/falling {arm}/{lr}/{seed}', lambda: arm_run(lab, name, w, seed, lr, arm, True))
 
 def methods(lab, seed):
     "Every way, to its end, in both worlds: curves, cosines of the tasks' gradients, distances from the specialists."
-    s, (joint, stage, sft) = lab.s, equal(lab.s)
+    s, (joint, _, sft) = lab.s, equal(lab.s)
     for name, w in WORLDS.items():
         team, rate = lab.team(name, seed), lambda arm: lab.rate(arm, name)
         seen = lambda lap: lab.scores(w, lap.policy)
         pull = lambda target: lambda lap: dict(**lab.scores(w, lap.policy), cosine=rounded(agreement(w, lap.policy, target, 128, seed)))
-        both = lambda lap: dict(**pull(team)(lap), **{k: round(v, 4) for k, v in drift(w, lap.policy, team).items()})
+        both = lambda lap: dict(**pull(team)(lap), **{k: number(v) for k, v in drift(w, lap.policy, team).items()})
         at = sorted({*s['at'], 1, 3, joint, 160, s['joint']})
         lab.keep(f'methods/{name}/joint/{seed}', lambda: followed(reinforced(w, lab.student(seed), range(4), s['joint'], rate('joint'), s['n'], seed), at, pull(None)))
-        for on, arm in ((True, 'opd'), (False, 'off')):
-            walk = lambda: distilled(w, lab.student(seed), team, range(4), s['updates'], rate(arm), s['walks'], seed, on)
+        for arm, states in WALKS.items():
+            walk = lambda: distilled(w, lab.student(seed), team, range(4), s['updates'], rate(arm), s['walks'], seed, states)
             lab.keep(f'methods/{name}/{arm}/{seed}', lambda: followed(walk(), [1, 5, *s['upto']], both))
         lab.keep(f'methods/{name}/sft/{seed}', lambda: followed(imitated(w, lab.student(seed), team, range(4), 2*sft, rate('sft'), s['walks'], seed), [sft//4, sft//2, sft, 2*sft], seen))
         for order in ORDERS[:4 if name == 'hard' else 2]: lab.keep(f'methods/{name}/cascade {"".join(map(str, order))}/{seed}', lambda: cascaded(lab, w, seed, rate('cascade'), order))
@@ -190,6 +198,23 @@ def between(lab, seed):
     "Distillation and joint training at equal sums, from no conflict to conflict, and with one half of it."
     for name, w in BETWEEN.items():
         for arm in ('joint', 'opd'): lab.keep(f'between/{name}/{arm}/{seed}', lambda: arm_run(lab, name, w, seed, lab.rate(arm, name), arm))
+
+def falling(lab, seed):
+    "Equal sums again, with rates that fall to zero, tuned anew."
+    for name, w in WORLDS.items():
+        for arm in ('joint', 'opd', 'off', 'sft'): lab.keep(f'falling/{name}/{arm}/{seed}', lambda: arm_run(lab, name, w, seed, lab.rate(f'falling {arm}', name), arm, True))
+
+def shortcut(lab, seed):
+    "On the student's, on the specialists' and on borrowed states, in the worlds with neither, one or both halves of conflict."
+    s = lab.s
+    for name in ('easy', 'weak', 'around', 'hard'):
+        w = {**WORLDS, **BETWEEN}[name]
+        for states in STATES:
+            def make():
+                team = lab.team(name, seed)
+                see = lambda lap: lab.scores(w, lap.policy) | {k: number(v) for k, v in (drift(w, lap.policy, team) | listening(w, lap.policy, team)).items()}
+                return followed(distilled(w, lab.student(seed), team, range(4), s['stage'], lab.rate('opd' if states == 'student' else 'off', name), s['walks'], seed, states), s['upto'], see)
+            lab.keep(f'shortcut/{name}/{states}/{seed}', make)
 
 def one_more(lab, seed):
     "A student of three specialists and a joint policy of three tasks, and then a fourth task."
@@ -218,16 +243,16 @@ def policies(lab, seed):
     s, w, U = lab.s, WORLDS['hard'], lab.s['stage']//2
     changed = {f'width {v}': dict(width=v) for v in (8, 16, 64)} | {f'steps {v}': dict(steps=v) for v in (2, 16)} | {f'rounds {v}': dict(rounds=v) for v in s['at'][:3:2]}
     changed |= {'noise 0.7': dict(objective=Objective('flow_sde', .7, query='drop_last')), 'walks 4': dict(walks=4), 'told apart': dict(world='around'), 'near places': dict(world='weak')}
-    changed |= {f'rate {v}': dict(rate=v) for v in RATES}
+    changed |= {f'rate {v}': dict(rate=v) for v in s['rates']}
     for what, c in changed.items():
         name = c.get('world', 'hard')
         here = {**WORLDS, **BETWEEN}[name]
         walk = World(here.conflict, 4, c.get('steps', 8), here.told, here.arc)
-        for on, arm in ((True, 'opd'), (False, 'off')):
+        for arm, states in WALKS.items():
             def make():
                 team = lab.team(name, seed, rounds=c.get('rounds'))
-                laps = distilled(walk, lab.student(seed, c.get('width')), team, range(4), U, c.get('rate', lab.rate(arm, 'hard')), c.get('walks', s['walks']), seed, on, c.get('objective', Objective()))
-                out = followed(laps, [U//2, U], lambda lap: dict(**lab.scores(walk, lap.policy), **{k: round(v, 4) for k, v in drift(walk, lap.policy, team).items()}))
+                laps = distilled(walk, lab.student(seed, c.get('width')), team, range(4), U, c.get('rate', lab.rate(arm, 'hard')), c.get('walks', s['walks']), seed, states, c.get('objective', Objective()))
+                out = followed(laps, [U//2, U], lambda lap: dict(**lab.scores(walk, lap.policy), **{k: number(v) for k, v in drift(walk, lap.policy, team).items()}))
                 return out | dict(top=lab.scores(walk, team)['scores'])
             lab.keep(f'policies/{what}/{arm}/{seed}', make)
 
@@ -266,27 +291,27 @@ def sizes(lab, seed):
     "Wide specialists, narrow students."
     s, name, w = lab.s, 'hard', WORLDS['hard']
     for width in (8, 16, 32, 64):
-        for on, arm in ((True, 'opd'), (False, 'off')):
+        for arm, states in WALKS.items():
             def make():
                 team = lab.team(name, seed, s['wide'])
-                laps = distilled(w, lab.student(seed, width), team, range(4), s['stage'], lab.rate(arm, name), s['walks'], seed, on)
-                return followed(laps, [s['stage']//2, s['stage']], lambda lap: dict(**lab.scores(w, lap.policy), **{k: round(v, 4) for k, v in drift(w, lap.policy, team).items()}))
+                laps = distilled(w, lab.student(seed, width), team, range(4), s['stage'], lab.rate(arm, name), s['walks'], seed, states)
+                return followed(laps, [s['stage']//2, s['stage']], lambda lap: dict(**lab.scores(w, lap.policy), **{k: number(v) for k, v in drift(w, lap.policy, team).items()}))
             lab.keep(f'sizes/{width}/{arm}/{seed}', make)
 
-EXPERIMENTS = dict(methods=methods, between=between, one_more=one_more, policies=policies, scaling=scaling, early=early, sizes=sizes)
+EXPERIMENTS = dict(methods=methods, falling=falling, between=between, shortcut=shortcut, one_more=one_more, policies=policies, scaling=scaling, early=early, sizes=sizes)
 
-def main():
+def main(argv=None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--out', type=Path, default=KEPT, help='results file; finished runs in it are kept')
     p.add_argument('--only', nargs='+', default=list(EXPERIMENTS), help='names of experiments')
     p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4])
     p.add_argument('--quick', action='store_true', help='everything cut short')
     p.add_argument('--asset', action='store_true', help='copy the file into the package when all is done')
-    a = p.parse_args()
+    a = p.parse_args(argv)
     try:
         for name in a.only: refuse(name not in EXPERIMENTS, f'unknown experiment {name!r}: {nearest(name, EXPERIMENTS)}')
         refuse(a.quick and a.out == KEPT, 'a quick run is no result: name another file with --out')
-        settings = (SHORT if a.quick else LONG) | dict(rates=list(RATES), tuning=[100] if a.quick else [100, 101])
+        settings = SHORT if a.quick else LONG
         keep = Kept(a.out, settings)
     except Refusal as e:
         say(f'error: {e}')
