@@ -244,6 +244,8 @@ def reinforced(
         yield Lap(i+1, passes, old)
 
 # %% ../nbs/20i_worlds.ipynb #94419134
+STATES = ('student', 'specialist', 'borrowed')
+
 def borrowed(
     world:World,
     cond:dict, # from `asked`
@@ -258,8 +260,6 @@ def borrowed(
     return dict(task=new.tolist(), told=vectors(world)[new], at=new)
 
 # %% ../nbs/20i_worlds.ipynb #59653d20
-STATES = ('student', 'specialist', 'borrowed')
-
 def distilled(
     world:World,
     student:Told,         # is trained
@@ -281,8 +281,7 @@ def distilled(
     for i in range(updates):
         g = torch.Generator().manual_seed(seed_of('distilled', seed, i))
         x = prior((2,), g, len(cond['at']))
-        at_rate(opt, lr, i, updates, decay)
-        opt.zero_grad()
+        at_rate(opt, lr, i, updates, decay); opt.zero_grad()
         if states == 'student': done = list(one_pass(student, target, x, kernels, objective, cond, g, plan=plan))
         else:
             walk = rollout(frozen(target), x, kernels[:plan.last+1], cond if states == 'specialist' else borrowed(world, cond, g), g)
