@@ -17,12 +17,15 @@ from readme import picture
 prefix = re.compile(r'\b\d+[a-z]*_(\w+\.ipynb)')
 outfile = re.compile(r'output-file: [^"\\]*\\n')
 fence, link = re.compile(r'^```.*?^```', re.S | re.M), re.compile(r'\[(`[^`]*`)\]\([^)]*\)')
+quartos = re.compile(r'^ +grid: .*\n', re.M)  # what only Quarto knows in _quarto.yml: smalldocs takes the widths from styles.css
 cdn = re.compile(r'https://cdn\.jsdelivr\.net/npm/katex@([\d.]+)/dist/')
 
 def flatten(p):
-    "Name the pages in `p` without their numbers, as Quarto does by `output-file`, for that is where links point."
+    "Name the pages in `p` without their numbers, as Quarto does by `output-file`, for that is where links point; drop what only Quarto knows."
     for f in [*p.rglob('*.ipynb'), p/'_quarto.yml']:
         f.write_text(outfile.sub(r'\\n', prefix.sub(r'\1', f.read_text(encoding='utf8'))), encoding='utf8')
+    yml = p/'_quarto.yml'
+    yml.write_text(quartos.sub('', yml.read_text(encoding='utf8')), encoding='utf8')
     for f in [*p.rglob('*.ipynb')]: f.rename(f.with_name(prefix.sub(r'\1', f.name)))
 
 def near(nb, home):
