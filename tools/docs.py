@@ -36,14 +36,17 @@ def index():
     return space['d']['syms']
 
 def modules(p):
-    "Link every module named in the prose of the notebooks in `p` to its page; nbdev links functions and classes only."
+    "Link every module named in the prose and in the Markdown outputs of the notebooks in `p` to its page; nbdev links functions and classes only."
     pages = {name.split('.')[-1]: next(iter(syms.values()))[0].split('#')[0] for name, syms in index().items() if syms}
     name = re.compile(r'(?<![\[`\w])`('+'|'.join(sorted(pages, key=len, reverse=True))+r')`(?![`\]])')
     for nb in p.rglob('*.ipynb'):
         cells, up, own = read_nb(nb), '../'*(len(nb.relative_to(p).parts)-1), re.sub(r'^\d+[a-z]*_', '', nb.stem)
         linked = lambda m: m[0] if m[1] == own else f'[{m[0]}]({up}{pages[m[1]]})'
+        prose = lambda text: ''.join(part if fence.match(part) else name.sub(linked, part) for part in fences.split(text))
         for c in cells.cells:
-            if c.cell_type == 'markdown': c.source = ''.join(part if fence.match(part) else name.sub(linked, part) for part in re.split(fences, c.source))
+            if c.cell_type == 'markdown': c.source = prose(c.source)
+            for o in c.get('outputs', []):
+                if text := ''.join(o.get('data', {}).get('text/markdown', '')): o['data']['text/markdown'] = prose(text)
         write_nb(cells, nb)
 
 def near(nb, home):
