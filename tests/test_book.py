@@ -66,8 +66,8 @@ def test_more_than_a_minute_is_told():
     assert long and [nb.name for nb in long if not told(nb)] == []
 
 def test_slow_cells_are_the_only_ones_of_minutes():
-    "What tests run of a notebook took two minutes at most when it was last measured."
-    assert [n['notebook'] for n in json.loads(Path('diffusionopd/assets/book.json').read_text())['notebooks'] if n['seconds'] > 120] == []
+    "What tests run of a notebook took three minutes of one core at most when it was last measured."
+    assert [n['notebook'] for n in json.loads(Path('diffusionopd/assets/book.json').read_text())['notebooks'] if n['seconds'] > 180] == []
 
 # Folds, wherever the pages are built
 
