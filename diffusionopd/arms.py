@@ -124,7 +124,7 @@ def find_method(
 # %% ../nbs/24e_arms.ipynb #9bee7b39
 class Given(Part):
     "An adapter that is there, or the base."
-    adapter: str = Setting('base', description='base, embedded:TASK, or a folder')
+    adapter: str = Setting('base', description='base, embedded:TASK, or a folder; not looked at where `after` names an arm, whose student it then is')
     guidance: float | None = Setting(None, ge=0, description="guidance scale; empty: what its manifest says, and 1 for the base")
 
 def taught_cost(
@@ -145,9 +145,10 @@ def given(
 )->Iterator: # of `Point`
     "What is there, as an arm."
     s, bb = job.settings, load_backbone(job.shared.model, device=own_device())
-    m = Manifest('base') if s.adapter == 'base' else load_adapter(bb, 'given', teacher_folder(s.adapter))
-    field = adapter_field(bb, None if s.adapter == 'base' else 'given')
-    yield Point(0, 0, taught_cost(s.adapter) or Cost(), bb.guided(field, 1.), m.guidance if s.guidance is None else s.guidance)
+    folder = job.start or (None if s.adapter == 'base' else teacher_folder(s.adapter))         # what `after` names is another arm's student, whose cost is told with that arm
+    m = load_adapter(bb, 'given', folder) if folder else Manifest('base')
+    field = adapter_field(bb, 'given' if folder else None)
+    yield Point(0, 0, Cost() if job.start else taught_cost(s.adapter) or Cost(), bb.guided(field, 1.), m.guidance if s.guidance is None else s.guidance)
 
 # %% ../nbs/24e_arms.ipynb #5a82b158
 class Distilled(Part):
@@ -356,11 +357,13 @@ class Reinforced(Part):
     "An arm that reinforces, all tasks jointly."
     recipe: dict = Setting({}, description='fields of a recipe for teach')
     only: list[str] | None = Setting(None, min_length=1, description='names of tasks; empty: all of them')
+    points: int | None = Setting(None, ge=1, description="evaluations along the run; empty: the suite's")
 
 class Cascade(Part):
     "One adapter, one task after the other."
     recipe: dict = Setting({}, description='fields of a recipe for teach, for each stage')
     order: list[str] = Setting(description='names of tasks, the first one first', min_length=1)
+    points: int | None = Setting(None, ge=1, description="evaluations along the run; empty: the suite's")
 
 def teach_recipe(
     job:Job,     # told
@@ -384,7 +387,7 @@ def lessons(
     total:int=None, # rounds in all; None: those of the recipe
 )->Iterator:        # of `Point`
     "One stage of reinforcement, saved in the end. If it is there already, one point shows where it stands."
-    total, when = total or r.iterations, due(total or r.iterations, job.shared.points)
+    total, when = total or r.iterations, due(total or r.iterations, job.settings.points or job.shared.points)
     def point(i, cost, field): return Point(done+i, total, cost, *((field, r.guidance) if done+i in when else ()))
     if (folder/'cost.json').is_file():
         load_adapter(bb := load_backbone(r.model, device=own_device()), 'new', folder)

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['CHILD', 'SAID', 'Questions', 'Arm', 'Suite', 'parent', 'folder_of', 'job_of', 'schedule', 'exam_goals', 'check_suite',
-           'world_marks', 'mark', 'marks_of', 'means', 'stamp', 'done_run', 'note_point', 'complete', 'run_job',
-           'Standing', 'one_by_one', 'child', 'spawned', 'side_by_side', 'chain', 'teacher_passes', 'stage1_rate',
-           'rows_of_run', 'load_marks', 'uncertainty', 'write_results', 'compare', 'speed', 'plan_table', 'load_suite']
+           'world_marks', 'mark', 'marks_of', 'means', 'stamp', 'done_run', 'save_marks', 'note_point', 'complete',
+           'run_job', 'Standing', 'one_by_one', 'child', 'spawned', 'side_by_side', 'chain', 'teacher_passes',
+           'stage1_rate', 'rows_of_run', 'load_marks', 'share_intervals', 'uncertainty', 'at_clocks', 'write_results',
+           'compare', 'speed', 'plan_table', 'load_suite']
 
 # %% ../nbs/24g_compare.ipynb #ca075f33
 import json, math, os, queue, subprocess, sys, threading
@@ -24,7 +25,7 @@ from .arms import METHODS, Goal, Job, Shared, find_method, taught_cost
 from .backbones import Backbone, load_backbone
 from .checkers import check_all
 from .checkpoints import differences, listed
-from .compute import Cost, as_cost
+from .compute import Cost, as_cost, clocks
 from .demo import hardware
 from .errors import Failed, Refusal, nearest, refuse
 from .evaluate import exam, get_reward, legible, own_device, paint, score
@@ -37,7 +38,7 @@ from .report import append, markdown, read_log, write_whole
 from .rollout import seeded
 from .runs import Stopped, heeded
 from .show import savefig
-from .tidy import draw_comparison, gain_interval, levels, paired, result_table, test_table, write_tidy
+from .tidy import draw_comparison, gain_interval, levels, paired, result_table, step_within, test_table, work_of, write_tidy
 
 # %% ../nbs/24g_compare.ipynb #dd2d71d0
 class Questions(Part):
@@ -225,6 +226,15 @@ def done_run(
     return said
 
 # %% ../nbs/24g_compare.ipynb #d547ff89
+def save_marks(
+    marks:dict, # of `marks_of`
+    file:Path,  # `.npz`
+)->Path:        # the same
+    "Write the marks of single pictures, whole or not at all."
+    with open(file.with_suffix('.part'), 'wb') as f: np.savez_compressed(f, **{f'{t}/{k}': v.astype(np.int32 if k == 'group' else np.float32) for t, m in marks.items() for k, v in m.items()})
+    os.replace(file.with_suffix('.part'), file)
+    return file
+
 def note_point(
     folder:Path, # of a run
     p,           # a `Point` whose field is examined
@@ -233,6 +243,7 @@ def note_point(
 ):
     "Write an evaluation down, unless it is there: a resumed run comes by again."
     if p.step not in {r['update'] for r in read_log(folder/'points.jsonl')}:
+        save_marks(marks, folder/f'marks-{p.step:06d}.npz')
         append(folder/'points.jsonl', dict(update=p.step, n=n, cost=asdict(p.cost), scores=means(marks)))
 
 def complete(
@@ -242,9 +253,7 @@ def complete(
     n:int,       # pictures of each task
 ):
     "Write down that a run is complete."
-    with open(folder/'.marks.part', 'wb') as f: np.savez_compressed(f, **{f'{t}/{k}': v.astype(np.int32 if k == 'group' else np.float32) for t, m in marks.items() for k, v in m.items()})
-    os.replace(folder/'.marks.part', folder/'marks.npz')
-    said = dict(step=p.step, n=n, cost=asdict(p.cost), scores=means(marks), hardware=hardware(), marks=file_hash(folder/'marks.npz'))
+    said = dict(step=p.step, n=n, cost=asdict(p.cost), scores=means(marks), hardware=hardware(), marks=file_hash(save_marks(marks, folder/'marks.npz')))
     write_whole(folder/'done.json', json.dumps(jsonable(said), indent=1)+'\n')
 
 # %% ../nbs/24g_compare.ipynb #aee5f89e
@@ -392,12 +401,12 @@ def rows_of_run(
     points = [dict(r, final=False, step=r['update']) for r in read_log(folder/'points.jsonl')]+[dict(last, final=True)]
     passes = [math.nan if c is None else c.passes for c in teachers]
     seconds = [math.nan if c is None else c.seconds or c.passes*rate for c in teachers]
-    out = []
+    beside, beside_s, out = clocks(0, passes), clocks(0., seconds), []
     for p in points:
         c = before+as_cost(p['cost'], str(folder))
         for t, s in p['scores'].items():
             out.append(dict(method=arm, kind=suite.arms[arm].method, seed=seed, step=p['step'], final=p['final'], n=p['n'], forwards=c.forwards, backwards=c.backwards, reward_calls=c.rewards,
-                            seconds=c.seconds, teachers_max=max(passes, default=0), teachers_sum=sum(passes), teacher_seconds_max=max(seconds, default=0.), teacher_seconds_sum=float(sum(seconds)),
+                            seconds=c.seconds, teachers_max=beside['critical'], teachers_sum=beside['sum'], teacher_seconds_max=beside_s['critical'], teacher_seconds_sum=beside_s['sum'],
                             task=t, taught=t in suite.tasks, **{k: math.nan if s[k] is None else s[k] for k in ('reward', 'judge', 'strict', 'dense')}))
     return out
 
@@ -408,48 +417,84 @@ def load_marks(
     suite:Suite, # of the arms
     arm:str,     # of a complete run
     seed:int,    # its seed
+    step:int=None, # of an evaluation along the run; None: the last one
 )->dict:         # task -> what `mark` returned
     "The marks of a run."
     out = {}
-    with np.load(folder_of(suite, arm, seed)/'marks.npz', allow_pickle=False) as f:
+    with np.load(folder_of(suite, arm, seed)/('marks.npz' if step is None else f'marks-{step:06d}.npz'), allow_pickle=False) as f:
         for k in f.files: out.setdefault(k.split('/')[0], {})[k.split('/')[1]] = f[k]
     return out
 
 # %% ../nbs/24g_compare.ipynb #67967d3c
+def share_intervals(
+    suite:Suite,  # of the arms
+    marks:dict,   # arm -> its marks, one a seed, see `load_marks`
+    other:dict,   # the same at their ends, base and specialists among them
+)->dict:          # arm -> number -> what `gain_interval` returns, and as `mean_ahead` and `worst_ahead` what an arm has more than the suite's reference
+    "Shares of gain. Base, specialists and reference are asked the questions that an arm was asked, which may be the first ones alone."
+    tasks, out = [t for t in suite.tasks if suite.specialist(t) in other], {}
+    if suite.base not in other or len(tasks) < len(suite.tasks): return out                     # a share of some tasks would look like one of all
+    of = lambda m, k, n, ts=tasks: {t: m[t][k][:n].astype(float) for t in ts}
+    for k in SAID:
+        for arm, ms in marks.items():
+            n, rival = len(ms[0][tasks[0]][k]), other.get(suite.reference)
+            base, groups = of(other[suite.base][0], k, n), of(other[suite.base][0], 'group', n)
+            teacher = {t: of(other[suite.specialist(t)][0], k, n, [t])[t] for t in tasks}
+            got = gain_interval(own := [of(m, k, n) for m in ms], base, teacher, groups)
+            if rival and arm != suite.reference: got |= {f'{v}_ahead': x for v, x in gain_interval(own, base, teacher, groups, other=[of(m, k, n) for m in rival]).items()}
+            if arm != suite.base: out.setdefault(arm, {})[k] = got
+    return out
+
 def uncertainty(
     suite:Suite,  # of the arms
     done:dict,    # (arm, seed) -> what stands in `done.json`
-)->tuple:         # intervals by arm and number, see `gain_interval`; tests by arm, number and task, see `paired`
+)->tuple:         # intervals, see `share_intervals`; tests by arm, number and task, see `paired`
     "What the marks of single pictures say."
-    marks = {}
+    marks, tests = {}, {}
     for arm, seed in done: marks.setdefault(arm, []).append(load_marks(suite, arm, seed))
-    tasks, intervals, tests = [t for t in suite.tasks if suite.specialist(t) in marks], {}, {}
-    of = lambda m, ts, k: {t: m[t][k].astype(float) for t in ts}
-    for k in SAID if suite.base in marks and len(tasks) == len(suite.tasks) else (): # a share of some tasks would look like one of all
-        base, groups = of(marks[suite.base][0], tasks, k), {t: marks[suite.base][0][t]['group'] for t in tasks}
-        teacher = {t: of(marks[suite.specialist(t)][0], [t], k)[t] for t in tasks}
-        for arm, ms in marks.items():
-            if arm != suite.base: intervals.setdefault(arm, {})[k] = gain_interval([of(m, tasks, k) for m in ms], base, teacher, groups)
-    mean = lambda arm, t, k: np.mean([m[t][k] for m in marks[arm]], 0)
+    every = lambda arm, t, k: np.stack([m[t][k] for m in marks[arm]])
     for arm in marks if suite.reference in marks else ():
-        if arm != suite.reference: tests[arm] = {k: {t: paired(mean(arm, t, k), mean(suite.reference, t, k), m['group']) for t, m in marks[arm][0].items()} for k in SAID}
-    return intervals, tests
+        if arm != suite.reference: tests[arm] = {k: {t: paired(every(arm, t, k), every(suite.reference, t, k), m['group']) for t, m in marks[arm][0].items()} for k in SAID}
+    return share_intervals(suite, marks, marks), tests
+
+# %% ../nbs/24g_compare.ipynb #be800893
+def at_clocks(
+    suite:Suite,   # of the arms
+    rows:list,     # records
+    done:dict,     # (arm, seed) -> what stands in `done.json`
+)->dict:           # clock -> `work`, the budget in passes, and `arms`: arm -> `step`, `work`, and its intervals
+    "Where every arm stands when the reference is at its end, on each of three clocks."
+    last = [r for r in rows if r['final'] and r['method'] == suite.reference]
+    ends, out = {}, {}
+    for arm, seed in done: ends.setdefault(arm, []).append(load_marks(suite, arm, seed))
+    for clock in ('stage', 'critical', 'sum') if last else ():
+        work, found, at = work_of(last[0], clock), {}, {}
+        for arm in ends:
+            step, seeds = step_within(rows, arm, work, clock), [s for a, s in done if a == arm]
+            if step is None: continue
+            final = all(done[arm, s]['step'] == step for s in seeds)
+            if not final and not all((folder_of(suite, arm, s)/f'marks-{step:06d}.npz').is_file() for s in seeds): continue
+            found[arm] = ends[arm] if final else [load_marks(suite, arm, s, step) for s in seeds]
+            at[arm] = dict(step=step, work=next(work_of(r, clock) for r in rows if r['method'] == arm and r['step'] == step))
+        out[clock] = dict(work=work, arms={a: at[a] | v for a, v in share_intervals(suite, found, ends).items()})
+    return out
 
 # %% ../nbs/24g_compare.ipynb #4139d1d2
 def write_results(
     suite:Suite, # of the arms
 )->list:         # paths of what was written
-    "Tables and figures of what is complete. Raises `Refusal` where nothing is."
+    "Records, tables, and figures of what is complete, and in `summary.json` the intervals and tests. Raises `Refusal` where nothing is."
     done = {j: d for j in schedule(suite) if (d := done_run(suite, *j))}
     refuse(not done, f'{suite.out} holds no complete run yet')
     rate = stage1_rate(suite, done)
     rows, (intervals, tests), out = [r for j in done for r in rows_of_run(suite, *j, rate)], uncertainty(suite, done), Path(suite.out).expanduser()
     q, who = suite.evaluation, {t: suite.specialist(t) for t in suite.tasks}
     note = (f'{q.n} held-out pictures a task and run, the same prompts and noise for all; {q.solver}, {q.steps} steps{f", eta {q.eta:g}" if q.eta else ""}. Judges: '
-            + ', '.join(f'{g.judge} ({t})' for t, g in exam_goals(suite).items()) + '. Intervals of 95 % over prompts and training seeds. '
+            + ', '.join(f'{g.judge} ({t})' for t, g in exam_goals(suite).items()) + '. Intervals of 95 % over prompts and training seeds; p by flipping the signs of prompts, for the seeds at hand. '
             f'{len(done)} of {len(schedule(suite))} runs are complete. {suite.tuning} Measured on {hardware()}.')
     parts = [result_table(rows, intervals), *(f'By {k}:\n\n{test_table({a: v[k] for a, v in tests.items()}, suite.reference)}' for k in SAID if tests), note]
-    paths = [*write_tidy(rows, out), write_whole(out/'table.md', '\n\n'.join(filter(None, parts))+'\n')]
+    said = dict(clocks=at_clocks(suite, rows, done), intervals=intervals, tests=tests, note=note, complete=len(done), runs=len(schedule(suite)), suite=suite.model_dump(mode='json', exclude={'out', 'jobs'}))
+    paths = [*write_tidy(rows, out), write_whole(out/'table.md', '\n\n'.join(filter(None, parts))+'\n'), write_whole(out/'summary.json', json.dumps(jsonable(said))+'\n')]
     for name, fig in draw_comparison(rows, {k: levels(rows, k, who, suite.base) for k in SAID}).items():
         paths.append(savefig(fig, out/'figures'/f'{name}.png'))
         plt.close(fig)
@@ -470,13 +515,17 @@ def compare(
         write_whole(out/'suite.json', suite.model_dump_json(indent=1)+'\n')
         cost, failed = {j: c.passes+1 for j, c in planned.items()}, {}
         run, behind = side_by_side if suite.jobs > 1 else one_by_one, {j: cost[j] for j in done}
-        for event in heeded((h or () for h in run(suite, [j for j in planned if j not in done])), 'what is complete stays: the same command goes on'):
-            if not event: continue
-            (arm, seed, step, total, why), j = event, event[:2]
-            if why: failed[j] = why
-            elif step == total: done.add(j)
-            behind[j] = cost[j]*(1 if why or not total else step/total)
-            yield Standing(len(done), len(planned), arm, seed, step, total, sum(behind.values()), sum(cost.values()), why)
+        try:
+            for event in heeded((h or () for h in run(suite, [j for j in planned if j not in done])), 'what is complete stays: the same command goes on'):
+                if not event: continue
+                (arm, seed, step, total, why), j = event, event[:2]
+                if why: failed[j] = why
+                elif step == total: done.add(j)
+                behind[j] = cost[j]*(1 if why or not total else step/total)
+                yield Standing(len(done), len(planned), arm, seed, step, total, sum(behind.values()), sum(cost.values()), why)
+        except (Stopped, GeneratorExit):                                                       # by a signal that was noticed here, or by whoever listens to us
+            if done: write_results(suite)
+            raise
         if any(done_run(suite, *j) for j in planned): write_results(suite)
     first = '; '.join(f'{a}-{s}: {why}' for (a, s), why in list(failed.items())[:3])
     refuse(bool(failed), f'{len(failed)} of {len(planned)} runs failed, the others stay as they are: {first}')

@@ -88,6 +88,7 @@ def test_stopped(whole, tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 130 and 'the same command goes on' in said and 'Traceback' not in said, said
+    assert 'runs are complete' in (tmp_path/'out'/'table.md').read_text()                      # the table of what is there
     assert ends('compare', 'suite.yaml', '-q')[0] == 0
     student = 'runs/opd-0/run/student/adapter_model.safetensors'
     assert (tmp_path/'out'/student).read_bytes() == (whole/student).read_bytes()
@@ -108,6 +109,8 @@ def test_shipped_suites(name, repo, monkeypatch):
     if name == 'paper': # joint runs and cascades stand at the sum of what distillation and its teachers take
         total = planned['opd_ode', 0].passes+sum(taught_cost(g.teacher).passes for g in suite.tasks.values())
         assert {planned[a, s].passes for a in ('joint_nft', 'joint_grpo', 'joint_guard', 'cascade') for s in (0, 1, 2)} == {total}
+        alone, dearest = planned['opd_ode', 0].passes, max(taught_cost(g.teacher).passes for g in suite.tasks.values())
+        assert alone*17 == total*2 and (alone+dearest)*17 == total*7                            # two of their 17 evaluations stand at the other two clocks
         assert {suite.seeds_of(a) == [0, 1, 2] for a in ('opd_ode', 'opd_sde', 'off_policy', 'sft', 'ppo', 'dance_opd', 'merge_opd', 'joint_nft', 'cascade')} == {True}
 
 def test_kept(mine, repo, tmp_path):
