@@ -445,6 +445,7 @@ def share_intervals(
             if arm != suite.base: out.setdefault(arm, {})[k] = got
     return out
 
+# %% ../nbs/24g_compare.ipynb #28420c39
 def uncertainty(
     suite:Suite,  # of the arms
     done:dict,    # (arm, seed) -> what stands in `done.json`

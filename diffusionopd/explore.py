@@ -157,7 +157,7 @@ def draw_gradients(
     found = [measure_variance(lambda m, d=iter(d.split(samples)): next(d), samples, samples) for d in draws.values()]
     axs[-1].bar(range(len(names)), [m.var for m in found], yerr=[2*m.stderr for m in found], color='#BBBBBB', label='measured, 2 s.e.')
     axs[-1].plot(range(len(names)), [float(predicted_variance(name, kl, std, dim)) for name in names], '_', ms=22, color='black', label='formula')
-    axs[-1].set(title='variance, all coordinates', xticks=range(len(names)), xticklabels=names); axs[-1].legend(frameon=False, fontsize=7)
+    axs[-1].set(title='variance, all coordinates', xticks=range(len(names)), xticklabels=names); axs[-1].legend(frameon=False, fontsize=7, loc='upper left')
     return fig
 
 # %% ../nbs/26_explore.ipynb #a53e36cd

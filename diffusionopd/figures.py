@@ -66,7 +66,7 @@ def plot_walk(
     if add is not None:
         ends, arrows = at(own[1:]).reshape(-1, 2), at(add[:, :n], 0*origin).reshape(-1, 2)
         grow = grow or float(np.ptp(at(own).reshape(-1, 2), 0).max()/8/max(np.linalg.norm(arrows, axis=1).max(), 1e-30))
-        ax.quiver(*ends.T, *(grow*arrows.T), angles='xy', scale_units='xy', scale=1, color=TEACHER, width=.005, zorder=3)
+        ax.quiver(*ends.T, *(grow*arrows.T), angles='xy', scale_units='xy', scale=1, color='#333333' if other else TEACHER, width=.004 if other else .005, headwidth=3, headlength=4, zorder=3)
     ax.set_aspect('equal', 'datalim')
     ax.legend(frameon=False, fontsize=7)
     return share, grow

@@ -15,7 +15,7 @@ from PIL import Image
 from .backbones import load_backbone
 from .errors import refuse
 from .evaluate import named_models, own_device, paint
-from .figures import moves, plot_film, plot_walk
+from .figures import moves, plot_divergence_history, plot_film, plot_walk
 from .prompts import prompt_source
 from .recipes import DistillRecipe, load_plugins, load_recipe
 from .report import elapsed, levels_of, plot_divergence, plot_gap, plot_scores, read_log, write_whole
@@ -133,6 +133,7 @@ def curves(
     plot_gap(ax, log)
     yield figure_html(figure_uri(fig), f'Curves of the distance to each teacher ({names}) on a logarithmic scale.', "Mean squared distance to each task's teacher, at the student's own states.")
     yield figure_html(figure_uri(plot_divergence(log, walk=steps)[0]), f'Heat map of the divergence of each step for {names}, first and last updates.', 'KL of each step in nats, in the first and in the last updates.')
+    yield figure_html(figure_uri(plot_divergence_history(log, walk=steps)[0]), f'Heat maps of the divergence over the run for {names}: steps of the walk by updates.', 'KL of each step in nats, update by update: a panel a task, one scale.')
 
 # %% ../nbs/23b_page.ipynb #10ff5c8a
 def painted(

@@ -80,6 +80,7 @@ def resampled(
     names, which = np.unique(groups, return_inverse=True)
     return np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))[which].astype(float)
 
+# %% ../nbs/24f_tidy.ipynb #5c6d65c3
 def gain_interval(
     student:Sequence, # one a seed: task -> `(n,)` marks
     base:dict,        # task -> `(n,)` marks of the base
@@ -135,6 +136,7 @@ def work_of(
     own, n = (r['seconds'], 'teacher_seconds') if unit == 'seconds' else (r['forwards']+(r['backwards'] if unit == 'passes' else 0), 'teachers')
     return own+(dict(stage=0, critical=r[f'{n}_max'], sum=r[f'{n}_sum'])[clock] if r['teachers_sum'] else 0)
 
+# %% ../nbs/24f_tidy.ipynb #1134104f
 def curve(
     rows:Sequence,      # records
     name:str,           # a method
@@ -151,6 +153,7 @@ def curve(
     def shares(seeds): return [list(gains(rs, level, field).values()) for rs in seeds.values()]
     return [(float(np.mean([work_of(rs[0], clock, unit) for rs in seeds.values()])), *(([f(s) for s in shares(seeds)]) for f in (np.mean, np.min))) for seeds in found.values()]
 
+# %% ../nbs/24f_tidy.ipynb #d7f5be48
 def step_within(
     rows:Sequence,     # records
     name:str,          # a method

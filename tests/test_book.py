@@ -50,6 +50,25 @@ def test_what_if(nb):
     knobs = re.findall(r'^([A-Z]+(?:, [A-Z]+)*) = ', code[0].source, re.M)[0].split(', ')
     assert all(re.search(rf'\b{k}\b', code[0].source.split('=', 1)[1]) for k in knobs)
 
+# A minute
+
+MINUTES = re.compile(r'takes (about|some|more than|a few) .{0,12}minutes?\b')
+
+def test_more_than_a_minute_is_told():
+    "A notebook that took more than a minute of one core when it was last measured, or that has slow cells, says so before its first code."
+    measured = {n['notebook']: n['seconds'] for n in json.loads(Path('diffusionopd/assets/book.json').read_text())['notebooks']}
+    def told(nb):
+        cells = read_nb(nb).cells
+        first = next((i for i, c in enumerate(cells) if c.cell_type == 'code' and not {'hide', 'default_exp'} & extract_directives(c, remove=False).keys()), len(cells))
+        return bool(MINUTES.search(' '.join(c.source for c in cells[:first] if c.cell_type == 'markdown')))
+    slow = lambda nb: any('slow' in extract_directives(c, remove=False) for c in read_nb(nb).cells if c.cell_type == 'code')
+    long = [nb for nb in notebooks if slow(nb) or measured.get(nb.relative_to('nbs').as_posix(), 0) > 60]
+    assert long and [nb.name for nb in long if not told(nb)] == []
+
+def test_slow_cells_are_the_only_ones_of_minutes():
+    "What tests run of a notebook took three minutes of one core at most when it was last measured."
+    assert [n['notebook'] for n in json.loads(Path('diffusionopd/assets/book.json').read_text())['notebooks'] if n['seconds'] > 180] == []
+
 # Folds, wherever the pages are built
 
 FOLD = re.compile(r'<details>.*?</details>', re.S)

@@ -13,6 +13,7 @@ import pytest
 
 selenium = pytest.importorskip('selenium', reason='selenium is not installed')
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
@@ -55,7 +56,9 @@ def picture(browser, name):
 
 def errors(browser): return [e['message'] for e in browser.get_log('browser') if e['level'] in ('SEVERE', 'WARNING')]
 
-def wait(browser, what, seconds=20): return WebDriverWait(browser, seconds).until(what)
+def wait(browser, what, seconds=20):
+    "Until something is there; a page may draw anew what was just looked at."
+    return WebDriverWait(browser, seconds, ignored_exceptions=[StaleElementReferenceException]).until(what)
 
 seen = '''
 const done = arguments[0], $ = s => [...document.querySelectorAll(s)];
@@ -207,7 +210,7 @@ def test_explorers_in_jupyterlab(lab, browser, tmp_path):
         wait(browser, lambda b: len(b.find_elements(By.CSS_SELECTOR, '.widget-interact')) == len(shown) and all(len(picture_of(i)) == 1 for i in range(len(shown))), 180)
         picture(browser, 'jupyterlab')
         for i, choice in ((0, 'euler'), (1, 'cps'), (2, '4')):
-            before = picture_of(i)
+            before = wait(browser, lambda b: picture_of(i))
             Select(browser.find_elements(By.CSS_SELECTOR, '.widget-interact')[i].find_element(By.TAG_NAME, 'select')).select_by_visible_text(choice)
             wait(browser, lambda b: picture_of(i) not in ([], before), 60)
         prompt = browser.find_elements(By.CSS_SELECTOR, '.widget-interact')[3].find_element(By.CSS_SELECTOR, 'input[type=text]')

@@ -201,7 +201,7 @@ def test_report(student, opd, tmp_path):
     text = (tmp_path/'page.html').read_text(encoding='utf8')
     last = lines(folder/'run'/'scores.jsonl')[-1]
     assert said.stdout.strip() == str(tmp_path/'page.html') and f"{last['score']:.3f} ({last['low']:.2f}" in text
-    assert text.count('alt="student: ') == 6 and text.count('<img') == 3 + 18 + 6 and all(f'<h3>{t}</h3>' in text for t in TASKS)
+    assert text.count('alt="student: ') == 6 and text.count('<img') == 4 + 18 + 6 and all(f'<h3>{t}</h3>' in text for t in TASKS)
     assert not re.findall(r'(?:src|href)="(?!data:)', text) and '<script' not in text and len(text) < 1e6
     wrong = opd.run(tmp_path, 'report', folder)
     assert wrong.code == 2 and 'holds no distillation' in wrong.stderr and 'Traceback' not in wrong.stderr

@@ -7,7 +7,7 @@ from nbdev.doclinks import nbglob
 from PIL import Image
 
 sys.path.insert(0, 'tools')
-import check_docs
+import check_docs, docs
 
 def test_readme_example(repo, opd, tmp_path):
     "The README's Python example runs as it stands, with fewer updates."
@@ -92,6 +92,19 @@ def test_site(pages, site, repo):
     "No broken link or anchor, no raw formula, no figure that is missing or mute, no heavy page."
     found = [*check_docs.problems(pages, site, repo/'nbs')]
     if found: pytest.fail('\n'.join(found), pytrace=False)
+
+def test_names_are_links(site):
+    "A function, a class or a module that a page names in code letters leads to its place, except from its own page and from the changelog, which tells of the past."
+    where = {name.split('.')[-1]: next(iter(syms.values()))[0].split('#')[0] for name, syms in docs.index().items() if syms}
+    where |= {s.removeprefix(f'{name}.'): page.split('#')[0] for name, syms in docs.index().items() for s, (page, _) in syms.items()}
+    plain, linked = [], 0
+    for f in sorted(site.rglob('*.html')):
+        prose = re.sub(r'<pre.*?</pre>|<title>.*?</title>', '', f.read_text(encoding='utf8'), flags=re.S)
+        for a, name in re.findall(r'(<a [^>]*>)?<code[^>]*>([\w.]+)</code>', prose):
+            if name not in where or f.name in (where[name], 'changelog.html'): continue
+            linked += bool(a)
+            if not a: plain.append(f'{f.name}: {name}')
+    assert linked > 1500 and plain == ['notation.html: gap']    # a field of a record, which has the name of a function
 
 def test_formulas_are_read(pages, site):
     "KaTeX, which sets the formulas in a reader's browser, understands every one."

@@ -16,14 +16,38 @@ from readme import picture
 
 prefix = re.compile(r'\b\d+[a-z]*_(\w+\.ipynb)')
 outfile = re.compile(r'output-file: [^"\\]*\\n')
+fences = re.compile(r'(^```.*?^```)', re.S | re.M)
 fence, link = re.compile(r'^```.*?^```', re.S | re.M), re.compile(r'\[(`[^`]*`)\]\([^)]*\)')
+quartos = re.compile(r'^ +grid: .*\n', re.M)  # what only Quarto knows in _quarto.yml: smalldocs takes the widths from styles.css
 cdn = re.compile(r'https://cdn\.jsdelivr\.net/npm/katex@([\d.]+)/dist/')
 
 def flatten(p):
-    "Name the pages in `p` without their numbers, as Quarto does by `output-file`, for that is where links point."
+    "Name the pages in `p` without their numbers, as Quarto does by `output-file`, for that is where links point; drop what only Quarto knows."
     for f in [*p.rglob('*.ipynb'), p/'_quarto.yml']:
         f.write_text(outfile.sub(r'\\n', prefix.sub(r'\1', f.read_text(encoding='utf8'))), encoding='utf8')
+    yml = p/'_quarto.yml'
+    yml.write_text(quartos.sub('', yml.read_text(encoding='utf8')), encoding='utf8')
     for f in [*p.rglob('*.ipynb')]: f.rename(f.with_name(prefix.sub(r'\1', f.name)))
+
+def index():
+    "What each module holds, as nbdev found it: module -> name -> (page, file)."
+    space = {}
+    exec((get_config().lib_path/'_modidx.py').read_text(encoding='utf8'), space)
+    return space['d']['syms']
+
+def modules(p):
+    "Link every module named in the prose and in the Markdown outputs of the notebooks in `p` to its page; nbdev links functions and classes only."
+    pages = {name.split('.')[-1]: next(iter(syms.values()))[0].split('#')[0] for name, syms in index().items() if syms}
+    name = re.compile(r'(?<![\[`\w])`('+'|'.join(sorted(pages, key=len, reverse=True))+r')`(?![`\]])')
+    for nb in p.rglob('*.ipynb'):
+        cells, up, own = read_nb(nb), '../'*(len(nb.relative_to(p).parts)-1), re.sub(r'^\d+[a-z]*_', '', nb.stem)
+        linked = lambda m: m[0] if m[1] == own else f'[{m[0]}]({up}{pages[m[1]]})'
+        prose = lambda text: ''.join(part if fence.match(part) else name.sub(linked, part) for part in fences.split(text))
+        for c in cells.cells:
+            if c.cell_type == 'markdown': c.source = prose(c.source)
+            for o in c.get('outputs', []):
+                if text := ''.join(o.get('data', {}).get('text/markdown', '')): o['data']['text/markdown'] = prose(text)
+        write_nb(cells, nb)
 
 def near(nb, home):
     """Let the links of the notebook at the path `nb` that nbdev made lead into this site, wherever it lies: to a class where
@@ -92,6 +116,7 @@ def main():
     for d in cfg.config_path/'_proc', cfg.doc_path: shutil.rmtree(d, ignore_errors=True)
     _build_modidx()
     p = proc_nbs(n_workers=0)
+    modules(p)
     quarto, smalldocs = shutil.which('quarto'), Path(sys.executable).with_name('smalldocs')
     if not quarto:
         if not smalldocs.exists(): return 'the site needs Quarto, or smalldocs (Python 3.11 and newer): install one of them'
