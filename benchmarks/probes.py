@@ -5,12 +5,13 @@
     python benchmarks/probes.py --adapters mine=runs/mine/student --only exam --out runs/probes-mine
     python benchmarks/probes.py --show --json diffusionopd/assets/probes.json > benchmarks/probes.md    # tell what is stored
 
-Four probes, each a few JSON records in --out:
+Five probes, each a few JSON records in --out:
 exam      base, specialists and students on every task, on the wording that nobody was taught, and on prompts in which two tasks meet
 gradient  cosines between the tasks' gradients along distillation (own walks, own teachers) and along joint reinforcement (DiffusionNFT)
 plateau   the specialists of the package, trained on by their own recipe: does the score still rise?
 early     the text specialist from scratch, kept on the way; a student of each; what the student gets against what the teacher had
-Weights that probes make go to --work, and may be deleted afterwards. About an hour of one core in all, with two students."""
+small     a transformer of an eighth of the parameters, pre-trained here (some seven minutes of an idle core), as the student of the large specialists
+Weights that probes make go to --work, and may be deleted afterwards. About an hour of an idle core in all, with two students."""
 import argparse, os, shlex, sys
 from itertools import islice
 from pathlib import Path
@@ -27,18 +28,20 @@ from diffusionopd.backbones import load_backbone
 from diffusionopd.compare import job_of, load_suite
 from diffusionopd.errors import Refusal, nearest, refuse
 from diffusionopd.evaluate import bootstrap, named_models, teacher_folder
+from diffusionopd.pipeline import PixelPipeline, make_pipeline, make_transformer
+from diffusionopd.pretrain import pretrain, save_base
 from diffusionopd.probes import ASKS, MIXES, asked_marks, cosine_error, cosines, gram, kept_gain, opd_draws, pack, parts_of, probe, questions_of, read_probe, rl_draws, students_of, unpack
 from diffusionopd.readers import get_reader
-from diffusionopd.recipes import DistillRecipe, TeachRecipe, make_recipe, yaml_settings
+from diffusionopd.recipes import BaseRecipe, DistillRecipe, TeachRecipe, make_recipe, yaml_settings
 from diffusionopd.report import markdown, write_whole
 from diffusionopd.teach import open_training, save_teacher, teach
 from diffusionopd.tidy import ci, paired
 from diffusionopd.trainer import averaged, open_run, step, student_field
-from diffusionopd.world import TAUGHT
+from diffusionopd.world import TASKS, TAUGHT
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = 'python '+shlex.join(['benchmarks/probes.py', *sys.argv[1:]])
-PROBES = ('exam', 'gradient', 'plateau', 'early')
+PROBES = ('exam', 'gradient', 'plateau', 'early', 'small')
 
 # Settings, all of them those of recipes/suites/paper.yaml
 
@@ -46,7 +49,9 @@ def paper(): return load_suite(ROOT/'recipes'/'suites'/'paper.yaml')
 
 def distil_recipe(**changes):
     "The recipe of the arm `opd_ode`, seed 0."
-    return make_recipe(DistillRecipe, over(distill_recipe(job_of(paper(), 'opd_ode', 0)).model_dump(mode='json'), changes))
+    d = over(distill_recipe(job_of(paper(), 'opd_ode', 0)).model_dump(mode='json'), changes)
+    if d['student']['kind'] == 'full': d['student'] = dict(kind='full')
+    return make_recipe(DistillRecipe, d)
 
 def joint_recipe(**changes):
     "The recipe of the arm `joint_nft`, seed 0."
@@ -165,6 +170,29 @@ def early(a, rounds, place):
         return dict(teacher=teacher, student=student)
     return probe(path, settings, make, COMMAND)
 
+def small(a):
+    "A smaller transformer as the student: whole, since nothing of it needs to stay."
+    reader, judge = reader_of()
+    settings = dict(probe='small', base=a.small, updates=a.tiny, n=a.n, layers=2, heads=2, lr=1e-3, judge=judge)
+    def make():
+        folder, r = a.work/'small', BaseRecipe(updates=a.small, out=str(a.work/'small'))
+        if not (folder/'manifest.json').is_file():
+            pipe = make_pipeline(r.seed)
+            with torch.random.fork_rng([]):
+                torch.manual_seed(r.seed)
+                pipe = PixelPipeline(make_transformer(layers=2, heads=2), pipe.scheduler, pipe.text_encoder, pipe.tokenizer)
+            for last in pretrain(r, pipe): last.update % 500 or say(f'small base: {last.update}')
+            save_base(pipe, r, folder, COMMAND)
+        bb, big = load_backbone(str(folder)), load_backbone('embedded')
+        ask = lambda f: {t: packed(asked_marks(bb, f, 1., t, a.n, reader=reader, batch=200)) for t in TASKS}
+        count, before = sum(p.numel() for p in bb.net.parameters()), ask(adapter_field(bb, None))
+        fields = {t: f for t, (f, _) in named_models(big, {t: f'embedded:{t}' for t in TAUGHT}, copies=True).items()}
+        run = open_run(distil_recipe(trackers=[], model=str(folder), updates=a.tiny, student=dict(kind='full'), optimiser=dict(lr=1e-3)), bb, fields)
+        while run.update < a.tiny: step(run)
+        with averaged(run): after = ask(student_field(run.bb, run.recipe))
+        return dict(parameters=[count, sum(p.numel() for p in big.net.parameters() if p.ndim)], base=before, student=after)
+    return probe(a.out/'small.json', settings, make, COMMAND)
+
 # Report
 
 def interval(marks, groups):
@@ -206,6 +234,9 @@ def told(a):
     out['early'] = [dict(rounds=r['settings']['rounds'], updates=r['settings']['updates'], teacher={f: interval(r['result']['teacher'][f], labels('text', r['settings']['n'])) for f in ('reward', 'judge', 'content')},
                          student={t: {f: interval(v[f], labels(t, r['settings']['n'])) for f in ('reward', 'judge', 'content')} for t, v in r['result']['student'].items()})
                     for r in sorted(of('early').values(), key=lambda r: r['settings']['rounds'])]
+    out['small'] = [dict({k: r['settings'][k] for k in ('base', 'updates', 'layers', 'heads', 'lr')}, parameters=r['result']['parameters'],
+                         **{w: {t: {f: interval(v[f], labels(t, r['settings']['n'])) for f in ('reward', 'judge', 'content')} for t, v in r['result'][key].items()} for w, key in (('before', 'base'), ('after', 'student'))})
+                    for r in of('small').values()]
     return out
 
 def report(d):
@@ -221,6 +252,7 @@ def report(d):
     if d['plateau']: parts += ['Specialists trained on:\n\n'+markdown(['task', 'rounds more', 'reward', 'judge', 'content'], [[t, i, *(cell(v[f]) for f in ('reward', 'judge', 'content'))] for t, p in d['plateau'].items() for i, v in p['points'].items()])]
     if d['early']: parts += ['Text specialists from early checkpoints, and their students:\n\n'+markdown(['rounds', 'teacher, reward', 'teacher, judge', 'student, reward', 'student, judge', *(f'student on {t}, reward' for t in TAUGHT if t != 'text')],
         [[e['rounds'], *(cell(e['teacher'][f]) for f in ('reward', 'judge')), *(cell(e['student']['text'][f]) for f in ('reward', 'judge')), *(cell(e['student'][t]['reward']) for t in TAUGHT if t != 'text')] for e in d['early']])]
+    for s in d['small']: parts += [f"A student of {s['parameters'][0]:,} parameters, of specialists of {s['parameters'][1]:,}; reward and judge:\n\n"+markdown(['', *TASKS], [[w, *(f"{cell(v['reward'])}; {cell(v['judge'])}" for v in s[w].values())] for w in ('before', 'after')])]
     return '\n\n'.join(parts)
 
 def named(words):
@@ -235,7 +267,7 @@ def named(words):
 
 def run(a):
     for what in a.only: refuse(what not in PROBES, f'--only: unknown probe {what!r}: {nearest(what, PROBES)}')
-    refuse(a.n < 2 or a.draws < 3 or a.more < 1 or a.short < 1, 'at least two pictures, three draws, one round and one update')
+    refuse(a.n < 2 or a.draws < 3 or min(a.more, a.short, a.small, a.tiny) < 1, 'at least two pictures, three draws, one round and one update')
     if a.show: refuse(not any(a.out.glob('*.json')), f'{a.out} holds no records to show')
     else:
         students = named(a.adapters) | (students_of(a.suite, a.arms) if a.suite else {})
@@ -256,6 +288,7 @@ def run(a):
             train_early(a)
             for p in a.early: early(a, p, a.work/'early'/str(p))
             early(a, read_manifest(teacher_folder('embedded:text')).config['iterations'], 'embedded:text') # the package's own: the same recipe to its end
+        if 'small' in a.only: small(a)
     d = told(a)
     if a.json: write_whole(a.json, json.dumps(jsonable(d))+'\n')
     print(report(d))
@@ -277,6 +310,8 @@ def main():
     p.add_argument('--more', type=int, default=30, help='rounds after the plateau')
     p.add_argument('--early', type=int, nargs='+', default=[15, 30, 60], help='rounds after which the text specialist is kept')
     p.add_argument('--short', type=int, default=160, help='updates of the students of early teachers')
+    p.add_argument('--small', type=int, default=6000, help='updates of the small base')
+    p.add_argument('--tiny', type=int, default=480, help='updates of the small student')
     try: run(p.parse_args())
     except Refusal as e:
         print(f'Error: {e}', file=sys.stderr)
