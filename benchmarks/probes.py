@@ -210,16 +210,17 @@ def told(a):
         if (ask, n) not in groups: groups[ask, n] = questions_of(ask, n)[0]
         return groups[ask, n]
     exams = {r['settings']['model']: r for r in of('exam').values()}
-    order = [m for m in ('base', *TAUGHT) if m in exams]+[m for m in exams if m not in ('base', *TAUGHT)]
+    students = sorted((m for m in exams if m not in ('base', *TAUGHT)), key=lambda m: (m != a.reference, m))
+    order = [m for m in ('base', *TAUGHT) if m in exams]+students
     out['exam'] = {m: {q: {f: interval(v, labels(q, exams[m]['settings']['n'])) for f, v in got.items()} for q, got in exams[m]['result'].items()} for m in order}
     marks = {m: exams[m]['result'] for m in order}
-    students = [m for m in order if m not in ('base', *TAUGHT)]
     if exams: out['n'], out['judge'] = {r['settings']['n'] for r in exams.values()}.pop(), {r['settings']['judge'] for r in exams.values()}.pop()
     if students and {'base', *TAUGHT} <= {*order}:
         n = out['n']
         ways = dict(usual={t: t for t in TAUGHT}, reworded={f'reworded {t}': t for t in TAUGHT})
         out['kept'] = {m: {w: {f: kept_gain(marks, m, asks, {q: labels(q, n) for q in asks}, f) for f in ('judge', 'reward')} for w, asks in ways.items()} for m in students}
         out['paired'] = {m: {q: {f: difference(marks[m][q][f], marks[students[0]][q][f], labels(q, n)) for f in ('judge', 'reward')} for q in ASKS} for m in students[1:]}
+    out['wording'] = {m: {t: {f: difference(got[f'reworded {t}'][f], got[t][f], labels(t, out['n'])) for f in ('judge', 'reward')} for t in TAUGHT if f'reworded {t}' in got} for m, got in marks.items()}
     if exams: out['sides'] = {m: {q: difference(got[q]['strict'], got[q]['theirs'], labels(q, out['n'])) for q in list(MIXES)[:2]} for m, got in marks.items()}
     out['gradient'] = []
     for r in sorted(of('gradient').values(), key=lambda r: (r['settings']['loss'], isinstance(r['settings']['at'], str), r['settings']['at'])):
@@ -298,6 +299,7 @@ def main():
     p.add_argument('--suite', help='the folder of a comparison, with the weights of its students')
     p.add_argument('--arms', nargs='+', help="which of its arms; all, if this is not given")
     p.add_argument('--adapters', nargs='+', default=[], metavar='NAME=FOLDER', help='other students')
+    p.add_argument('--reference', default='opd_ode-0', help='the student that the others are compared with; the first by name, if it is not there')
     p.add_argument('--out', type=Path, default=ROOT/'benchmarks'/'results'/'probes', help='folder of the records')
     p.add_argument('--work', type=Path, default=Path('runs/probes'), help='folder of weights that probes make')
     p.add_argument('--json', help='write what the records say to this file too')
