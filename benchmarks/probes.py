@@ -40,7 +40,7 @@ from diffusionopd.trainer import averaged, open_run, step, student_field
 from diffusionopd.world import TASKS, TAUGHT
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMAND = 'python '+shlex.join(['benchmarks/probes.py', *sys.argv[1:]])
+def command(): return 'python '+shlex.join(['benchmarks/probes.py', *sys.argv[1:]])
 PROBES = ('exam', 'gradient', 'plateau', 'early', 'small')
 
 # Settings, all of them those of recipes/suites/paper.yaml
@@ -90,7 +90,7 @@ def exam(a, name, place):
             out[ask] = packed(asked_marks(bb, field, guidance, ask, a.n, reader=reader, batch=200))
             say(f'{name}: {ask}')
         return out
-    return probe(a.out/f'exam-{name}.json', settings, make, COMMAND)
+    return probe(a.out/f'exam-{name}.json', settings, make, command())
 
 def train_path(a, loss):
     "Adapters on the way of distillation or of joint reinforcement, kept in the working folder."
@@ -106,7 +106,7 @@ def train_path(a, loss):
         bb = load_backbone('embedded')
         walk = islice(teach(bb, r), max(points))
     for i, _ in enumerate(walk, 1):
-        if i in points: save_adapter(bb, 'student' if loss == 'opd' else 'new', place(i), Manifest('student', '+'.join(r.tasks), command=COMMAND, seed=r.seed)); say(f'{loss}: {i}')
+        if i in points: save_adapter(bb, 'student' if loss == 'opd' else 'new', place(i), Manifest('student', '+'.join(r.tasks), command=command(), seed=r.seed)); say(f'{loss}: {i}')
 
 def gradient(a, loss, at, place=None):
     "The tasks' gradients at a point of the way, where 0 is the fresh adapter, or at a student."
@@ -126,7 +126,7 @@ def gradient(a, loss, at, place=None):
         say(f'gradients of {loss} at {at}')
         out = dict(tasks=names, gram=[[[[float(f'{x:.4g}') for x in r] for r in m] for m in b] for b in G.tolist()])
         return out | dict(parts={p: {c: np.round(v, 4).tolist() for c, v in cosines(gram([d[:, i] for d in draws.values()])).items()} for p, i in parts_of(params).items()})
-    return probe(a.out/f'gradient-{loss}-{at}.json', settings, make, COMMAND)
+    return probe(a.out/f'gradient-{loss}-{at}.json', settings, make, command())
 
 def plateau(a, task):
     "A specialist of the package, trained on by its own recipe from fresh prompts."
@@ -141,7 +141,7 @@ def plateau(a, task):
         for t in teach(bb, r):
             if t.iteration in {-(-a.more//2), a.more}: note(t.iteration, adapter_field(bb, 'new'))
         return dict(before=own['iterations'], marks=marks)
-    return probe(a.out/f'plateau-{task}.json', settings, make, COMMAND)
+    return probe(a.out/f'plateau-{task}.json', settings, make, command())
 
 def train_early(a):
     "The text specialist from scratch, kept after some rounds."
@@ -151,7 +151,7 @@ def train_early(a):
     refuse(max(a.early) > r.iterations, f'--early: the recipe of the text specialist has {r.iterations} rounds')
     bb = load_backbone('embedded')
     for t in islice(teach(bb, r), max(a.early)):
-        if t.iteration in a.early: save_teacher(bb, r, place(t.iteration), COMMAND, {}); say(f'text specialist: {t.iteration} rounds')
+        if t.iteration in a.early: save_teacher(bb, r, place(t.iteration), command(), {}); say(f'text specialist: {t.iteration} rounds')
 
 def early(a, rounds, place):
     "A student of an early text specialist and of the other two as they are."
@@ -168,7 +168,7 @@ def early(a, rounds, place):
         with averaged(run): student = {t: ask(run.bb, student_field(run.bb, run.recipe), t) for t in TAUGHT}
         say(f'student of the text specialist after {rounds} rounds')
         return dict(teacher=teacher, student=student)
-    return probe(path, settings, make, COMMAND)
+    return probe(path, settings, make, command())
 
 def small(a):
     "A smaller transformer as the student: whole, since nothing of it needs to stay."
@@ -182,7 +182,7 @@ def small(a):
                 torch.manual_seed(r.seed)
                 pipe = PixelPipeline(make_transformer(layers=2, heads=2), pipe.scheduler, pipe.text_encoder, pipe.tokenizer)
             for last in pretrain(r, pipe): last.update % 500 or say(f'small base: {last.update}')
-            save_base(pipe, r, folder, COMMAND)
+            save_base(pipe, r, folder, command())
         bb, big = load_backbone(str(folder)), load_backbone('embedded')
         ask = lambda f: {t: packed(asked_marks(bb, f, 1., t, a.n, reader=reader, batch=200)) for t in TASKS}
         count, before = sum(p.numel() for p in bb.net.parameters()), ask(adapter_field(bb, None))
@@ -191,7 +191,7 @@ def small(a):
         while run.update < a.tiny: step(run)
         with averaged(run): after = ask(student_field(run.bb, run.recipe))
         return dict(parameters=[count, sum(p.numel() for p in big.net.parameters() if p.ndim)], base=before, student=after)
-    return probe(a.out/'small.json', settings, make, COMMAND)
+    return probe(a.out/'small.json', settings, make, command())
 
 # Report
 
@@ -200,6 +200,13 @@ def interval(marks, groups):
     return [round(x, 4) for x in (float(v.mean()), *bootstrap(v, groups))]
 
 def difference(x, y, groups): return {k: round(v, 4) for k, v in paired(unpack(x), unpack(y), np.array(groups)).items()}
+
+def mean_cosine(G):
+    "The mean of the pairs' corrected cosines, and its standard error by a jackknife over draws."
+    T, k = G.shape[:2]
+    mean = lambda w: float(cosines(G[:, w][:, :, :, w])['corrected'][np.triu_indices(T, 1)].mean())
+    left = np.array([mean(np.delete(np.arange(k), i)) for i in range(k)])
+    return [round(mean(np.arange(k)), 4), round(float(((k-1)/k*((left-left.mean())**2).sum())**.5), 4)]
 
 def told(a):
     "What the records say, as plain numbers."
@@ -225,8 +232,8 @@ def told(a):
     out['gradient'] = []
     for r in sorted(of('gradient').values(), key=lambda r: (r['settings']['loss'], isinstance(r['settings']['at'], str), r['settings']['at'])):
         G = np.array(r['result']['gram'])
-        c, e = cosines(G), cosine_error(G)
-        out['gradient'].append({k: r['settings'][k] for k in ('loss', 'at', 'draws')} | dict(tasks=r['result']['tasks'], error=np.round(e, 4).tolist(), parts=r['result']['parts'], **{k: np.round(v, 4).tolist() for k, v in c.items()}))
+        c, e, m = cosines(G), cosine_error(G), mean_cosine(G)
+        out['gradient'].append({k: r['settings'][k] for k in ('loss', 'at', 'draws')} | dict(tasks=r['result']['tasks'], mean=m, error=np.round(e, 4).tolist(), parts=r['result']['parts'], **{k: np.round(v, 4).tolist() for k, v in c.items()}))
     out['plateau'] = {}
     for r in of('plateau').values():
         t, m, g = r['settings']['task'], r['result']['marks'], labels(r['settings']['task'], r['settings']['n'])
@@ -267,6 +274,7 @@ def named(words):
     return out
 
 def run(a):
+    for what in a.losses: refuse(what not in ('opd', 'rl'), f'--losses: unknown loss {what!r}: {nearest(what, ("opd", "rl"))}')
     for what in a.only: refuse(what not in PROBES, f'--only: unknown probe {what!r}: {nearest(what, PROBES)}')
     refuse(a.n < 2 or a.draws < 3 or min(a.more, a.short, a.small, a.tiny) < 1, 'at least two pictures, three draws, one round and one update')
     if a.show: refuse(not any(a.out.glob('*.json')), f'{a.out} holds no records to show')
@@ -280,6 +288,7 @@ def run(a):
             for name, place in models.items(): exam(a, name, place)
         if 'gradient' in a.only:
             for loss, points in dict(opd=a.updates, rl=a.rounds).items():
+                if loss not in a.losses: continue
                 train_path(a, loss)
                 for p in points: gradient(a, loss, p)
                 for name, place in students.items(): gradient(a, loss, name, place)
@@ -306,6 +315,7 @@ def main():
     p.add_argument('--only', nargs='+', default=list(PROBES), help=', '.join(PROBES))
     p.add_argument('--show', action='store_true', help='tell what is stored, and run nothing')
     p.add_argument('-n', type=int, default=800, help='pictures a question')
+    p.add_argument('--losses', nargs='+', default=['opd', 'rl'], help='whose gradients: opd, rl')
     p.add_argument('--draws', type=int, default=16, help='gradients of each task')
     p.add_argument('--updates', type=int, nargs='+', default=[0, 20, 60], help='points along distillation; the students are points too')
     p.add_argument('--rounds', type=int, nargs='+', default=[0, 10, 30], help='points along joint reinforcement')
