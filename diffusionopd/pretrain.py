@@ -69,9 +69,10 @@ class Pretrained:
 
 def pretrain(
     r:BaseRecipe, # settings
+    pipe:PixelPipeline=None, # to be trained; None: a fresh one of the embedded world
 )->Iterator:      # of `Pretrained`; after the last one the pipeline holds the averaged weights
     "Train a base model of the embedded world."
-    pipe, o, g = make_pipeline(r.seed), r.optimiser, torch.Generator().manual_seed(r.seed)
+    pipe, o, g = pipe or make_pipeline(r.seed), r.optimiser, torch.Generator().manual_seed(r.seed)
     params = list(pipe.transformer.parameters())
     opt = torch.optim.AdamW(params, lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
     rate = torch.optim.lr_scheduler.LambdaLR(opt, lambda i: lr_share(i, r.updates, o.warmup, o.decay, r.hold))
