@@ -41,7 +41,8 @@ def mended(nb, path, cfg):
     stem, text = Path(path).with_suffix('').as_posix(), lambda c: ''.join(c['source'])
     new = [cell('markdown', links(cfg, path), stem), cell('code', setup(cfg), stem)]
     ids = {cell(k, '', stem)['id'] for k in ('markdown', 'code')}
-    cells = [c for c in nb['cells'] if c['id'] not in ids]
+    own = lambda c: c['id'] in ids or text(c).startswith('<small>Run this page:') or text(c) == setup(cfg)  # also copies, of another notebook
+    cells = [c for c in nb['cells'] if not own(c)]
     cells = [c | dict(source=TOLERANT.splitlines(True)) if text(c).strip() == FOOTER else c for c in cells]
     return nb | dict(cells=cells[:1] + new + cells[1:])
 
