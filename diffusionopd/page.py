@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'WRITTEN', 'data_uri', 'figure_uri', 'image_uri', 'figure_html', 'table_html', 'page_html', 'facts',
-           'score_rows', 'curves', 'painted', 'walk_figure', 'walked', 'sections', 'write_page']
+           'score_rows', 'curves', 'painted', 'walk_figure', 'walked', 'updates_of', 'sections', 'write_page']
 
 # %% ../nbs/23b_page.ipynb #85f12012
 import base64, html, io, json
@@ -184,9 +184,21 @@ def walked(
                           f'{task}: {prompt}, step by step along the ODE, from one noise.')
         if 'teacher' in models: yield walk_figure(bb, r, models, prompt)
 
-# %% ../nbs/23b_page.ipynb #db08328b
+# %% ../nbs/23b_page.ipynb #63fe99b8
 WRITTEN = dict(loss=(int, float), forwards=int, seconds=(int, float), gap=dict, kl=dict) # what a record of the trainer holds at least
 
+def updates_of(
+    folder:Path, # of a run
+)->list:         # its updates
+    "What a run's page is drawn from. Raises `Refusal` where there is none, or one that is not whole."
+    log = read_log(folder/'log.jsonl')
+    refuse(not log, f'{folder} has no update on record yet')
+    for i, u in enumerate(log, 1):
+        lost = [k for k, kind in WRITTEN.items() if not isinstance(u.get(k), kind)]
+        refuse(bool(lost), f'line {i} of {folder/"log.jsonl"} lacks {lost and lost[0]!r}: mend or remove it')
+    return log
+
+# %% ../nbs/23b_page.ipynb #db08328b
 def sections(
     folder:Path, # of the run
     n:int,       # prompts of each task to paint
@@ -195,11 +207,7 @@ def sections(
     folder = Path(folder).expanduser()
     kind = kind_of(folder/'recipe.json')
     refuse(kind != 'distill', f'{folder} holds no distillation' + (f' but a run of {kind}' if kind != 'unknown' else ''))
-    r, log, scores = load_recipe('distill', folder/'recipe.json'), read_log(folder/'log.jsonl'), read_log(folder/'scores.jsonl')
-    refuse(not log, f'{folder} has no update on record yet')
-    for i, u in enumerate(log, 1):
-        lost = [k for k, kind in WRITTEN.items() if not isinstance(u.get(k), kind)]
-        refuse(bool(lost), f'line {i} of {folder/"log.jsonl"} lacks {lost and lost[0]!r}: mend or remove it')
+    r, log, scores = load_recipe('distill', folder/'recipe.json'), updates_of(folder), read_log(folder/'scores.jsonl')
     load_plugins(r.plugins)
     asked = lambda t: 'as its manifest says' if t.guidance is None else f'{t.guidance:g}'
     tasks = [[name, t.prompts, ', '.join(t.members), asked(t), f'{t.weight:g}'] for name, t in r.tasks.items()]
