@@ -6,7 +6,8 @@
 __all__ = ['METHODS', 'Goal', 'Shared', 'Job', 'Point', 'over', 'due', 'Method', 'method', 'find_method', 'Given', 'taught_cost',
            'given', 'Distilled', 'aims_of', 'distill_recipe', 'spent', 'distilled', 'steps_of', 'distill_plan', 'opd',
            'Policy', 'off_plan', 'off_policy', 'ppo', 'Imitation', 'imitation_plan', 'kept_pool', 'sft', 'Merged',
-           'merge', 'Reinforced', 'Cascade', 'teach_recipe', 'lessons', 'joint_plan', 'rl', 'cascade_plan', 'cascade']
+           'merge', 'Reinforced', 'Cascade', 'teach_recipe', 'reopened', 'taken', 'lessons', 'joint_plan', 'rl',
+           'cascade_plan', 'cascade']
 
 # %% ../nbs/24e_arms.ipynb #3c65a582
 import json
@@ -21,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from .adapters import Manifest, adapter_field, load_adapter, read_manifest, save_adapter
 from .backbones import load_backbone
 from .baselines import Pool, imitation, learn, policy_states, teacher_pool, teacher_states
-from .checkpoints import export_student
+from .checkpoints import export_student, newest, tidy
 from .compute import Cost, Counter, as_cost, counting, stage1_cost
 from .errors import nearest, refuse
 from .evaluate import own_device, teacher_folder
@@ -32,7 +33,8 @@ from .prompts import prompt_source
 from .recipes import DistillRecipe, Judge, Part, Student, TeachRecipe, make_recipe
 from .report import append, read_log, rewind, write_whole
 from .runs import keep, start
-from .teach import open_teach, save_teacher, teach
+from .teach import Training, open_teach, open_training, save_teacher, teach
+from .teach_state import forget, restore_teaching, save_teaching
 from .trainer import Run, averaged, step, student_field
 
 # %% ../nbs/24e_arms.ipynb #4ed42fa3
@@ -177,11 +179,11 @@ def distill_recipe(
     return make_recipe(DistillRecipe, over(own, s.distill, job.settings.recipe), f'arms.{job.name}.recipe')
 
 def spent(
-    folder:Path, # of a run
+    file:Path, # a log of a run
 )->Cost:
     "What the updates on record cost."
-    log = read_log(folder/'log.jsonl')
-    return as_cost(log[-1]['cost'], str(folder/'log.jsonl')) if log and 'cost' in log[-1] else Cost()
+    log = read_log(file)
+    return as_cost(log[-1]['cost'], str(file)) if log and 'cost' in log[-1] else Cost()
 
 # %% ../nbs/24e_arms.ipynb #bf47d4ba
 def distilled(
@@ -192,13 +194,15 @@ def distilled(
     r, run_folder = distill_recipe(job), job.folder/'run'
     with ExitStack() as held:
         run, folder = start(r, run_folder.is_dir() and any(run_folder.iterdir()), False, held)
-        counter, when, calm = Counter(spent(folder)), due(r.updates, job.shared.points), False
+        counter, when, calm = Counter(spent(folder/'log.jsonl')), due(r.updates, job.shared.points), False
         held.enter_context(counting(run.bb, counter))
         advance = prepare(run, counter)
         def point(last=False):
             if run.update not in when or not last and run.update == r.updates: return Point(run.update, r.updates, counter.cost)
             return Point(run.update, r.updates, counter.cost, student_field(run.bb, r), r.rollout.guidance)
         try:
+            if 0 < run.update < r.updates:
+                with averaged(run): yield point()                                              # a process that was killed may have died in this examination
             while run.update < r.updates:
                 with counter.running():
                     u = advance(run)
@@ -377,6 +381,37 @@ def teach_recipe(
                student=s.student.model_dump() | dict(start=str(start) if start else s.student.start))
     return make_recipe(TeachRecipe, over(own, named, s.teach, job.settings.recipe), f'arms.{job.name}.recipe')
 
+# %% ../nbs/24e_arms.ipynb #7c335640
+def reopened(
+    r:TeachRecipe, # of a stage
+    states:Path,   # its checkpoints, if there are any; what a crash cut in two is mended
+)->Training:       # where it was, or at its beginning
+    "A stage of reinforcement, to go on with. Raises `Refusal`."
+    tidy(states)
+    t, (at, _) = open_training(open_teach(r), r), newest(states)
+    return restore_teaching(t, at) if at else t
+
+def taken(
+    t:Training,      # where it is
+    counter:Counter, # of its model
+    states:Path,     # gets the checkpoints
+    log:Path,        # gets a line a round
+    done:int,        # rounds of earlier stages
+    point:Callable,  # `(round, cost, field)` -> `Point`
+)->Iterator:         # of `Point`, without the last
+    "The rounds that are left of a stage. Closed between two of them, it leaves a checkpoint."
+    r, events, seen, show = t.r, teach(t.bb, t.r, t), t.tally.images, lambda: point(t.done, counter.cost, adapter_field(t.bb, 'new'))
+    try:
+        if 0 < t.done < r.iterations: yield show()                                             # a process that was killed may have died in this examination
+        while t.done < r.iterations:
+            with counter.running():
+                taught = next(events)
+                counter.add(rewards=taught.images-seen, steps=r.inner_steps); seen = taught.images
+            append(log, dict(update=done+t.done, loss=taught.loss, reward=taught.reward, cost=asdict(counter.cost)))
+            if r.checkpoint_every and t.done % r.checkpoint_every == 0: save_teaching(t, states)
+            if t.done < r.iterations: yield show()
+    except GeneratorExit: save_teaching(t, states); raise
+
 # %% ../nbs/24e_arms.ipynb #7c335649
 def lessons(
     job:Job,        # told
@@ -386,7 +421,7 @@ def lessons(
     done:int=0,     # rounds that went before
     total:int=None, # rounds in all; None: those of the recipe
 )->Iterator:        # of `Point`
-    "One stage of reinforcement, saved in the end. If it is there already, one point shows where it stands."
+    "One stage of reinforcement from where it is to its end, saved in the end. If it is complete already, one point shows where it stands."
     total, when = total or r.iterations, due(total or r.iterations, job.settings.points or job.shared.points)
     def point(i, cost, field): return Point(done+i, total, cost, *((field, r.guidance) if done+i in when else ()))
     if (folder/'cost.json').is_file():
@@ -394,19 +429,15 @@ def lessons(
         yield point(r.iterations, as_cost(json.loads((folder/'cost.json').read_text()), str(folder/'cost.json')), adapter_field(bb, 'new'))
         return
     job.folder.mkdir(parents=True, exist_ok=True)
-    rewind(job.folder/'rounds.jsonl', done)
-    bb, counter, seen = open_teach(r), Counter(before), 0
-    with counting(bb, counter):
-        events = teach(bb, r)
-        for i in range(1, r.iterations+1):
-            with counter.running():
-                taught = next(events)
-                counter.add(rewards=taught.images-seen, steps=r.inner_steps); seen = taught.images
-            append(job.folder/'rounds.jsonl', dict(update=done+i, loss=taught.loss, reward=taught.reward, cost=asdict(counter.cost)))
-            if i < r.iterations: yield point(i, counter.cost, adapter_field(bb, 'new'))
-    save_teacher(bb, r, folder, f'arm {job.name} of a comparison, seed {job.seed}', {})
+    states, log = folder.with_name(f'{folder.name}-states'), job.folder/'rounds.jsonl'
+    t = reopened(r, states)
+    rewind(log, done+t.done)
+    counter = Counter(spent(log) if t.done else before)
+    with counting(t.bb, counter): yield from taken(t, counter, states, log, done, point)
+    save_teacher(t.bb, r, folder, f'arm {job.name} of a comparison, seed {job.seed}', {})
     write_whole(folder/'cost.json', json.dumps(asdict(counter.cost)))
-    yield point(r.iterations, counter.cost, adapter_field(bb, 'new'))
+    forget(states)
+    yield point(r.iterations, counter.cost, adapter_field(t.bb, 'new'))
 
 # %% ../nbs/24e_arms.ipynb #fec68035
 def joint_plan(

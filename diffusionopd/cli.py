@@ -296,8 +296,8 @@ def distill_command(recipe:RecipeFile, out:Out=None, seed:NewSeed=None, updates:
 
 # %% ../nbs/25_cli.ipynb #3b6bf68e
 @app.command('teach')
-def teach_command(recipe:RecipeFile, model:NewModel=None, out:Out=None, seed:NewSeed=None, plugin:Plugins=None, cpu_threads:Threads=None,
-                  quiet:Quiet=False):
+def teach_command(recipe:RecipeFile, model:NewModel=None, out:Out=None, seed:NewSeed=None, plugin:Plugins=None, resume:Resume=False,
+                  cpu_threads:Threads=None, quiet:Quiet=False):
     """Train a specialist, or one adapter on several tasks, by reinforcement learning.
 
     The method is that of the recipe: nft (DiffusionNFT), flow_grpo or grpo_guard. Evaluations print the reward, what a judge says, and their gap.
@@ -309,11 +309,12 @@ def teach_command(recipe:RecipeFile, model:NewModel=None, out:Out=None, seed:New
     - `diffusionopd teach teacher.yaml`
     - `diffusionopd teach teacher.yaml --model runs/base --out runs/text`
     - `diffusionopd teach teacher.yaml --plugin rewards.py`
+    - `diffusionopd teach runs/text/recipe.json --resume`
     """
     r = read_recipe('teach', recipe, plugin, model=model, out=out, seed=seed)
     from diffusionopd.runs import teach_to
     threads(cpu_threads)
-    watch(teach_to(r, said()), f'Teaching {r.title}', r.iterations, quiet)
+    watch(teach_to(r, said(), resume), f'Teaching {r.title}', r.iterations, quiet)
     typer.echo(f'Teacher: {r.out}')
 
 # %% ../nbs/25_cli.ipynb #4f510f86

@@ -6,8 +6,8 @@
 __all__ = ['CHILD', 'SAID', 'Questions', 'Arm', 'Suite', 'parent', 'folder_of', 'job_of', 'schedule', 'exam_goals', 'check_suite',
            'world_marks', 'mark', 'marks_of', 'means', 'stamp', 'done_run', 'save_marks', 'note_point', 'complete',
            'run_job', 'Standing', 'one_by_one', 'child', 'spawned', 'side_by_side', 'chain', 'teacher_passes',
-           'stage1_rate', 'rows_of_run', 'load_marks', 'share_intervals', 'uncertainty', 'at_clocks', 'write_results',
-           'compare', 'speed', 'plan_table', 'load_suite']
+           'stage1_rate', 'asked_less', 'rows_of_run', 'load_marks', 'share_intervals', 'uncertainty', 'at_clocks',
+           'write_results', 'compare', 'speed', 'plan_table', 'load_suite']
 
 # %% ../nbs/24g_compare.ipynb #ca075f33
 import json, math, os, queue, subprocess, sys, threading
@@ -38,7 +38,7 @@ from .report import append, markdown, read_log, write_whole
 from .rollout import seeded
 from .runs import Stopped, heeded
 from .show import savefig
-from .tidy import draw_comparison, gain_interval, levels, paired, result_table, step_within, test_table, work_of, write_tidy
+from .tidy import draw_comparison, gain_interval, levels_by, paired, result_table, step_within, test_table, work_of, write_tidy
 
 # %% ../nbs/24g_compare.ipynb #dd2d71d0
 class Questions(Part):
@@ -389,6 +389,16 @@ def stage1_rate(
     return sum(c.seconds for c in costs)/n if n else math.nan
 
 # %% ../nbs/24g_compare.ipynb #ae8c35d6
+def asked_less(
+    suite:Suite, # of the arms
+    arm:str,     # of a complete run that has but one evaluation
+    seed:int,    # its seed
+    last:dict,   # that evaluation
+)->dict:         # the same
+    "An evaluation as it would have been with as many questions as there are along a run: they are the first of all."
+    k = suite.evaluation.along
+    return dict(last, final=False, n=k, scores=means({t: {what: v[:k] for what, v in m.items()} for t, m in load_marks(suite, arm, seed).items()}))
+
 def rows_of_run(
     suite:Suite, # of the arms
     arm:str,     # of a complete run
@@ -399,6 +409,7 @@ def rows_of_run(
     before = sum((as_cost(done_run(suite, *j)['cost'], str(j)) for j in chain(suite, arm, seed)[1:]), Cost())
     teachers, last, folder = teacher_passes(suite, arm, seed), done_run(suite, arm, seed), folder_of(suite, arm, seed)
     points = [dict(r, final=False, step=r['update']) for r in read_log(folder/'points.jsonl')]+[dict(last, final=True)]
+    if suite.arms[arm].method == 'given' and suite.evaluation.along < last['n']: points.insert(0, asked_less(suite, arm, seed, last)) # what the others have along their runs
     passes = [math.nan if c is None else c.passes for c in teachers]
     seconds = [math.nan if c is None else c.seconds or c.passes*rate for c in teachers]
     beside, beside_s, out = clocks(0, passes), clocks(0., seconds), []
@@ -496,7 +507,7 @@ def write_results(
     parts = [result_table(rows, intervals), *(f'By {k}:\n\n{test_table({a: v[k] for a, v in tests.items()}, suite.reference)}' for k in SAID if tests), note]
     said = dict(clocks=at_clocks(suite, rows, done), intervals=intervals, tests=tests, note=note, complete=len(done), runs=len(schedule(suite)), suite=suite.model_dump(mode='json', exclude={'out', 'jobs'}))
     paths = [*write_tidy(rows, out), write_whole(out/'table.md', '\n\n'.join(filter(None, parts))+'\n'), write_whole(out/'summary.json', json.dumps(jsonable(said))+'\n')]
-    for name, fig in draw_comparison(rows, {k: levels(rows, k, who, suite.base) for k in SAID}).items():
+    for name, fig in draw_comparison(rows, {k: levels_by(rows, k, who, suite.base) for k in SAID}).items():
         paths.append(savefig(fig, out/'figures'/f'{name}.png'))
         plt.close(fig)
     return paths

@@ -364,6 +364,7 @@ class TeachRecipe(Lesson):
     beta: float = Setting(1., gt=0, description='nft: strength of the implicit negative policy')
     lag: float = Setting(.5, ge=0, lt=1, description='nft: how much of the sampling policy is kept after a round')
     evaluation: Evaluation = Evaluation(every=10)
+    checkpoint_every: int = Setting(10, ge=0, description='rounds between checkpoints; 0: only when stopped')
     seed: Seed = 0
     out: str = Setting('runs/teacher', description='folder of the teacher')
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'METHODS', 'Goal', 'own_judge', 'settled', 'teachable', 'open_teach', 'Tally', 'tallied', 'Training',
-           'adapters', 'open_training', 'Questions', 'questions', 'marked', 'row_weights', 'Pictures', 'painted',
-           'gather', 'finite', 'descend', 'fit', 'Walk', 'walks', 'ends', 'picked', 'fit_walks', 'Verdict', 'verdict',
-           'Taught', 'pictures_due', 'examined', 'nft_round', 'walk_round', 'teach', 'save_teacher', 'follow',
-           'nft_loss', 'optimality']
+           'adapters', 'teach_rate', 'open_training', 'Questions', 'questions', 'marked', 'row_weights', 'Pictures',
+           'painted', 'gather', 'finite', 'descend', 'fit', 'Walk', 'walks', 'ends', 'picked', 'fit_walks', 'Verdict',
+           'verdict', 'Taught', 'pictures_due', 'examined', 'nft_round', 'walk_round', 'teach', 'save_teacher',
+           'follow', 'nft_loss', 'optimality']
 
 # %% ../nbs/20h_teach.ipynb #97e189d9
 import math, os, tempfile
@@ -133,6 +133,7 @@ class Training:
     rate: object   # schedule of its learning rate
     generator: torch.Generator # of order, levels and noise
     tally: Tally = field(default_factory=Tally)
+    done: int = 0  # rounds
 
     def ask(self, name, grad=False): return tallied(adapter_field(self.bb, name, grad), self.tally, grad) # an adapter, or None for the base, as a counted field
 
@@ -154,6 +155,15 @@ def adapters(
     return list(adapter_parameters(bb.net, 'new').values())
 
 # %% ../nbs/20h_teach.ipynb #8987a9e9
+def teach_rate(
+    opt:torch.optim.Optimizer, # its learning rate is moved
+    r:TeachRecipe,             # says how
+    done:int=0,                # rounds behind us
+)->torch.optim.lr_scheduler.LambdaLR: # to be stepped after each round
+    "The learning rate's schedule."
+    o = r.optimiser
+    return torch.optim.lr_scheduler.LambdaLR(opt, lambda i: lr_share(i*r.inner_steps, r.iterations*r.inner_steps, o.warmup, o.decay, .5), last_epoch=done-1)
+
 def open_training(
     bb:Backbone,   # gets the adapters
     r:TeachRecipe, # settings
@@ -163,8 +173,7 @@ def open_training(
     teachable(bb, r.method)
     if r.method!='nft': step_balance(bb.kernels(r.solver, r.steps, r.eta))
     opt = torch.optim.AdamW(adapters(bb, r), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay)
-    rate = torch.optim.lr_scheduler.LambdaLR(opt, lambda i: lr_share(i*r.inner_steps, r.iterations*r.inner_steps, o.warmup, o.decay, .5))
-    return Training(bb, r, goals, opt, rate, torch.Generator().manual_seed(r.seed))
+    return Training(bb, r, goals, opt, teach_rate(opt, r), torch.Generator().manual_seed(r.seed))
 
 # %% ../nbs/20h_teach.ipynb #829acd1b
 @dataclass(frozen=True)
@@ -435,14 +444,16 @@ METHODS = dict(nft=nft_round, flow_grpo=walk_round, grpo_guard=walk_round)
 def teach(
     bb:Backbone,   # gets the adapters, `new` and those that the method needs
     r:TeachRecipe, # settings
+    t:Training=None, # begun already, to go on from where it is; None: begins
 )->Iterator:       # of `Taught`
     "Stage 1, by any method. The adapter `new` is the result. Raises `Refusal` for settings that it would have to ignore."
-    t = open_training(bb, r)
-    for i in range(r.iterations):
+    t = t or open_training(bb, r)
+    for i in range(t.done, r.iterations):
         start = perf_counter()
         loss, rewards = METHODS[r.method](t, i)
         t.rate.step()
         t.tally.seconds += perf_counter()-start
+        t.done = i+1
         n = pictures_due(r, i)
         scores, verdicts = examined(t, n) if n else ({}, {})
         cost = {k: v for k, v in vars(t.tally).items() if k!='images'}
