@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CHILD', 'SAID', 'Questions', 'Arm', 'Suite', 'parent', 'folder_of', 'job_of', 'schedule', 'exam_goals', 'check_suite',
-           'world_marks', 'mark', 'marks_of', 'means', 'stamp', 'done_run', 'save_marks', 'note_point', 'complete',
-           'run_job', 'Standing', 'one_by_one', 'child', 'spawned', 'side_by_side', 'chain', 'teacher_passes',
-           'stage1_rate', 'asked_less', 'rows_of_run', 'load_marks', 'share_intervals', 'uncertainty', 'at_clocks',
-           'write_results', 'compare', 'speed', 'plan_table', 'load_suite']
+           'world_marks', 'mark', 'marks_of', 'means', 'stamp', 'with_new_fields', 'done_run', 'save_marks',
+           'note_point', 'complete', 'run_job', 'Standing', 'one_by_one', 'child', 'spawned', 'side_by_side', 'chain',
+           'teacher_passes', 'stage1_rate', 'asked_less', 'rows_of_run', 'load_marks', 'share_intervals', 'uncertainty',
+           'at_clocks', 'write_results', 'compare', 'speed', 'plan_table', 'load_suite']
 
 # %% ../nbs/24g_compare.ipynb #ca075f33
 import json, math, os, queue, subprocess, sys, threading
@@ -19,7 +19,7 @@ from time import process_time
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
-from pydantic import BaseModel, ConfigDict, Field as Setting
+from pydantic import BaseModel, ConfigDict, Field as Setting, ValidationError
 from .adapters import adapter_field, add_lora, file_hash, jsonable
 from .arms import METHODS, Goal, Job, Shared, find_method, taught_cost
 from .backbones import Backbone, load_backbone
@@ -206,6 +206,14 @@ def stamp(
     return dict(method=suite.arms[arm].method, settings=job.settings.model_dump(mode='json'), seed=seed, shared=kept, tasks={t: g.model_dump(mode='json') for t, g in suite.tasks.items()},
                 evaluation=suite.evaluation.model_dump(mode='json'), after=before and f'{before[0]}-{before[1]}')
 
+def with_new_fields(
+    begun:dict, # a `stamp` as it was written
+)->dict:        # the same, if need be with the defaults of settings that its method had not got yet
+    "A stamp in today's words."
+    found = METHODS.get(begun.get('method')) if isinstance(begun, dict) else None
+    try: return begun | dict(settings=found.settings(**begun['settings']).model_dump(mode='json')) if found else begun
+    except (KeyError, TypeError, ValidationError): return begun
+
 def done_run(
     suite:Suite, # of the arms
     arm:str,     # one of them
@@ -217,6 +225,7 @@ def done_run(
     try: begun, said = (json.loads((folder/f).read_text(encoding='utf-8')) if (folder/f).is_file() else None for f in ('arm.json', 'done.json'))
     except (OSError, ValueError) as e: refuse(True, f'{folder} is damaged ({" ".join(str(e).split())[:120]}): {remedy}')
     refuse(begun is None and any(folder.iterdir()), f'{folder} is not a run of a comparison: it lacks arm.json: {remedy}')
+    if begun: begun = with_new_fields(begun)
     other = differences(begun, json.loads(json.dumps(stamp(suite, arm, seed)))) if begun else []
     refuse(bool(other), f'{folder} was run under other settings ({listed(other, 3)}): {remedy}')
     if said is None: return None

@@ -37,7 +37,7 @@ def teach_origins(
     return dict(base=t.bb.identity, start=[file_hash(f) for f in sorted(start.glob('*.safetensors'))] if start else [], prompts={n: prompt_hash(g.source) for n, g in t.goals.items()})
 
 # %% ../nbs/21c_teach_state.ipynb #7c5e0009
-POLICIES = ('new', 'old')
+POLICIES = ('new', 'old', 'best') # as far as the network has them
 
 def teach_tensors(
     t:Training, # between two rounds
