@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['CHILD', 'SAID', 'Questions', 'Arm', 'Suite', 'parent', 'folder_of', 'job_of', 'schedule', 'exam_goals', 'check_suite',
            'world_marks', 'mark', 'marks_of', 'means', 'stamp', 'with_new_fields', 'done_run', 'save_marks',
-           'note_point', 'complete', 'run_job', 'Standing', 'one_by_one', 'child', 'spawned', 'side_by_side', 'chain',
-           'teacher_passes', 'stage1_rate', 'asked_less', 'rows_of_run', 'load_marks', 'share_intervals', 'uncertainty',
-           'at_clocks', 'write_results', 'compare', 'speed', 'plan_table', 'load_suite']
+           'load_marks', 'note_point', 'complete', 'run_job', 'Standing', 'one_by_one', 'child', 'spawned',
+           'side_by_side', 'chain', 'teacher_passes', 'stage1_rate', 'asked_less', 'rows_of_run', 'share_intervals',
+           'uncertainty', 'at_clocks', 'write_results', 'compare', 'speed', 'plan_table', 'load_suite']
 
 # %% ../nbs/24g_compare.ipynb #ca075f33
 import json, math, os, queue, subprocess, sys, threading
@@ -244,6 +244,19 @@ def save_marks(
     os.replace(file.with_suffix('.part'), file)
     return file
 
+def load_marks(
+    suite:Suite, # of the arms
+    arm:str,     # of a complete run
+    seed:int,    # its seed
+    step:int=None, # of an evaluation along the run; None: the last one
+)->dict:         # task -> what `mark` returned
+    "The marks of a run."
+    out = {}
+    with np.load(folder_of(suite, arm, seed)/('marks.npz' if step is None else f'marks-{step:06d}.npz'), allow_pickle=False) as f:
+        for k in f.files: out.setdefault(k.split('/')[0], {})[k.split('/')[1]] = f[k]
+    return out
+
+# %% ../nbs/24g_compare.ipynb #d547ff8b
 def note_point(
     folder:Path, # of a run
     p,           # a `Point` whose field is examined
@@ -432,18 +445,6 @@ def rows_of_run(
 
 # %% ../nbs/24g_compare.ipynb #285924ea
 SAID = ('reward', 'judge') # by what shares are told and differences tested
-
-def load_marks(
-    suite:Suite, # of the arms
-    arm:str,     # of a complete run
-    seed:int,    # its seed
-    step:int=None, # of an evaluation along the run; None: the last one
-)->dict:         # task -> what `mark` returned
-    "The marks of a run."
-    out = {}
-    with np.load(folder_of(suite, arm, seed)/('marks.npz' if step is None else f'marks-{step:06d}.npz'), allow_pickle=False) as f:
-        for k in f.files: out.setdefault(k.split('/')[0], {})[k.split('/')[1]] = f[k]
-    return out
 
 # %% ../nbs/24g_compare.ipynb #67967d3c
 def share_intervals(

@@ -9,7 +9,7 @@ import json, shutil, sys
 from pathlib import Path
 
 SHOWN = ('results.json', 'summary.json')
-WHOLE, RUN = ('suite.json', 'results.csv', 'table.md', *SHOWN), ('arm.json', 'points.jsonl', 'done.json', 'marks*.npz')
+WHOLE, RUN = ('suite.json', 'results.csv', 'table.md', *SHOWN), ('arm.json', 'points.jsonl', 'rounds.jsonl', 'done.json', 'marks*.npz')
 
 def keep(out, to, shown=None):
     "Copy the small files of a comparison; returns the names of the runs that are complete."
