@@ -1,6 +1,6 @@
 """Commands of the documents, in a shell, as a reader pastes them.
 
-`FULL_COMMANDS=1 pytest tests/test_readme.py tests/test_docs.py` runs them by the console script itself and at full size, for about a quarter of an hour. Without
+`FULL_COMMANDS=1 pytest tests/test_readme.py tests/test_docs.py` runs them by the console script itself and as they are printed, which takes many minutes. Without
 it, `diffusionopd` is asked of a process that has imported everything (`Installed.command`), and what would take minutes is made smaller (`test_readme.FEWER`)."""
 import os, re, subprocess, sys
 
