@@ -62,6 +62,10 @@ class Installed:
     def run(self, cwd, *args): return self.start(cwd, *args).end()
     def python(self, cwd, code): return self.start(cwd, code=code).end().ok().stdout.strip()  # what a snippet prints
 
+    def script(self, path, *args):
+        "What a script of the repository does, run from its own folder."
+        return self.start(path.parent, code=f'import runpy, sys; sys.path.insert(0, "."); sys.argv = {[path.name, *map(str, args)]!r}; runpy.run_path({path.name!r}, run_name="__main__")').end()
+
     def command(self, folder):
         """A command `diffusionopd` in a folder for PATH: what a shell asks of it is done by a fork, in the shell's folder and streams and with its
         variables, and a signal is passed on. One at a time. A shell's process for each would import for six seconds."""
