@@ -25,7 +25,7 @@ demo: $(VENV)/.runtime $(VENV)/.package ## distil three specialists into one stu
 
 test: $(VENV)/.with-$(EXTRAS) $(VENV)/.package ## run every notebook and all tests on the package as installed
 	$(say) 'Running all notebooks and tests'
-	@$(bin)/pytest -n 2 --dist loadfile $(ARGS)
+	@$(bin)/pytest -n 2 --dist loadfile --durations=15 $(ARGS)
 
 sync: $(VENV)/.with-$(EXTRAS) ## export the notebooks to diffusionopd/, clean them, write README.md
 	@$(bin)/nbdev_export && $(bin)/nbdev_clean && $(bin)/python tools/readme.py

@@ -2,11 +2,12 @@
 
 Importing torch and diffusers takes longer than most commands do. So one interpreter imports them and then forks for each
 question: what is asked runs in a fresh process with its own streams and exit code, as the console script would run it."""
-import json, os, subprocess, sys
-from dataclasses import dataclass
+import json, os, shutil, socket, subprocess, sys, threading
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest, yaml
+from filelock import FileLock
 
 host = '''
 import gc, importlib.metadata, json, os, sys
@@ -21,7 +22,7 @@ for line in sys.stdin:
     if 'wait' in job: print(os.waitstatus_to_exitcode(os.waitpid(job['wait'], 0)[1]), flush=True)
     elif pid := os.fork(): print(pid, flush=True)
     else:
-        os.chdir(job['cwd'])
+        os.chdir(job['cwd']); os.environ.update(job.get('env', {}))
         for fd, name in enumerate((os.devnull, job['stdout'], job['stderr'])): os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), fd)
         sys.argv = ['diffusionopd', *job['args']]
         if not job['code']: sys.exit(main())
@@ -60,6 +61,39 @@ class Installed:
 
     def run(self, cwd, *args): return self.start(cwd, *args).end()
     def python(self, cwd, code): return self.start(cwd, code=code).end().ok().stdout.strip()  # what a snippet prints
+
+    def script(self, path, *args):
+        "What a script of the repository does, run from its own folder."
+        return self.start(path.parent, code=f'import runpy, sys; sys.path.insert(0, "."); sys.argv = {[path.name, *map(str, args)]!r}; runpy.run_path({path.name!r}, run_name="__main__")').end()
+
+    def command(self, folder):
+        """A command `diffusionopd` in a folder for PATH: what a shell asks of it is done by a fork, in the shell's folder and streams and with its
+        variables, and a signal is passed on. One at a time. A shell's process for each would import for six seconds."""
+        server, script = socket.socket(socket.AF_UNIX), Path(folder)/'diffusionopd'
+        server.bind(str(script.with_name('asked'))); server.listen()
+        script.write_text(relay.format(python=sys.executable, at=str(script.with_name('asked'))))
+        script.chmod(0o755)
+        def answer():
+            while True:
+                try: link = server.accept()[0]
+                except OSError: return
+                with link, link.makefile('rw') as talk:
+                    pid = self.ask(code='', **json.loads(talk.readline()))
+                    print(pid, file=talk, flush=True)
+                    print(self.ask(wait=pid), file=talk, flush=True)
+        threading.Thread(target=answer, daemon=True).start()
+        return folder
+
+relay = '''#!{python} -ISs
+import json, os, signal, socket, sys
+link = socket.socket(socket.AF_UNIX); link.connect({at!r})
+talk, me = link.makefile('rw'), '/proc/%d/fd/' % os.getpid()
+print(json.dumps(dict(cwd=os.getcwd(), args=sys.argv[1:], env=dict(os.environ), stdout=me+'1', stderr=me+'2')), file=talk, flush=True)
+pid = int(talk.readline())
+for n in (signal.SIGINT, signal.SIGTERM): signal.signal(n, lambda n, _: os.kill(pid, n))
+code = int(talk.readline())
+sys.exit(code if code >= 0 else 128-code)
+'''
 
 @dataclass
 class Started:
@@ -108,14 +142,25 @@ def write(folder, settings, name='recipe.yaml'):
     (folder/name).write_text(yaml.safe_dump(settings, sort_keys=False))
     return name
 
+def strict(text):
+    "JSON as every reader understands it: without NaN and Infinity."
+    def no(name): raise AssertionError(f'{name} is no JSON')
+    return json.loads(text, parse_constant=no)
+
 def lines(path): return [json.loads(l) for l in path.read_text().splitlines()]
 
 @pytest.fixture(scope='session')
-def student(opd, tmp_path_factory):
-    "The folder of a short run with all three teachers, from `init` to the end, and what the console script said of it."
-    folder = tmp_path_factory.mktemp('student')
-    opd.run(folder, 'init').ok()
-    recipe = yaml.safe_load((folder/'recipe.yaml').read_text())
-    write(folder, edit(recipe, updates=45, batch=4, checkpoint_every=30, rollout__steps=5, loss__query='all', loss__k=None,
-                       optimiser=dict(lr=3e-3, warmup=3, ema=.9), evaluation=dict(every=15, n=6, final=8), tasks__aesthetics__weight=4.))
-    return folder, console(folder, 'distill', 'recipe.yaml', '--out', 'run', '--quiet').ok()
+def student(opd, tmp_path_factory, worker_id):
+    "The folder of a short run with all three teachers, from `init` to the end, and what the console script said of it. It is run once; every worker has a copy."
+    shared = (tmp_path_factory.getbasetemp() if worker_id == 'master' else tmp_path_factory.getbasetemp().parent)/'student-made'
+    with FileLock(f'{shared}.lock'):
+        if not (shared/'ended.json').exists():
+            shutil.rmtree(shared, ignore_errors=True); shared.mkdir()
+            opd.run(shared, 'init').ok()
+            recipe = yaml.safe_load((shared/'recipe.yaml').read_text())
+            write(shared, edit(recipe, updates=45, batch=4, checkpoint_every=30, rollout__steps=5, loss__query='all', loss__k=None,
+                               optimiser=dict(lr=3e-3, warmup=3, ema=.9), evaluation=dict(every=15, n=6, final=8), tasks__aesthetics__weight=4.))
+            ended = console(shared, 'distill', 'recipe.yaml', '--out', 'run', '--quiet').ok()
+            (shared/'ended.json').write_text(json.dumps(asdict(ended)))
+    folder = Path(shutil.copytree(shared, tmp_path_factory.mktemp('student')/'made'))
+    return folder, Ended(**json.loads((shared/'ended.json').read_text()))

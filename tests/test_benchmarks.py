@@ -1,28 +1,25 @@
 "The benchmarks in reduced form: what they say of gradients and memory, and not of time."
-import json, subprocess, sys
+import json
 
-def ran(repo, *args):
-    "The last line that a benchmark's process prints, read as JSON."
-    out = subprocess.run([sys.executable, *args], cwd=repo/'benchmarks', capture_output=True, text=True, check=True).stdout
-    return json.loads(out.splitlines()[-1])
+def last(text): return json.loads(text.splitlines()[-1])
 
-def test_memory_is_flat(repo):
+def test_memory_is_flat(repo, opd):
     "Live tensors of one pass, from five steps to fifty; what keeps its states grows."
-    at = {(how, steps): ran(repo, 'one_pass.py', '--memory', 'embedded', how, str(steps))['tensors'] for how, steps in (('one pass', 5), ('one pass', 50), ('reference loop', 5), ('reference loop', 20))}
+    at = {(how, steps): last(opd.script(repo/'benchmarks'/'one_pass.py', '--memory', 'embedded', how, steps).ok().stdout)['tensors'] for how, steps in (('one pass', 5), ('one pass', 50), ('reference loop', 5), ('reference loop', 20))}
     assert at['one pass', 50] <= 1.03*at['one pass', 5] and at['reference loop', 20] > 1.1*at['reference loop', 5], at
 
-def test_gradients_are_equal(repo):
+def test_gradients_are_equal(repo, opd):
     "One pass against the reference loop, on the embedded model and on a small SD3 under guidance; half of the student's forwards."
-    code = ("import json\nfrom one_pass import *\n"
+    code = ("import json, sys\nsys.path.insert(0, '.')\nfrom one_pass import *\n"
             "print(json.dumps([compare(n, WORLDS[n](batch=1), o, 3) for n in WORLDS for o in (Objective(), Objective('flow_sde', .7))]))")
-    for r in ran(repo, '-c', code):
+    for r in last(opd.python(repo/'benchmarks', code)):
         one, two = r['student']
         assert r['difference'] <= 1e-5 and 2*one == two, r
 
-def test_stage_1_learns(repo, tmp_path):
+def test_stage_1_learns(repo, opd, tmp_path):
     "The fastest of the stored runs, cut short: the held-out reward rises, its costs are counted, and what is stored is not run again."
-    args = ['rl_methods.py', '--json', str(tmp_path/'r.json'), '--only', 'aesthetics', '--methods', 'nft', '--rounds', '6', '--pictures', '32']
-    for _ in range(2): text = subprocess.run([sys.executable, *args], cwd=repo/'benchmarks', capture_output=True, text=True, check=True).stdout
+    args = ['--json', tmp_path/'r.json', '--only', 'aesthetics', '--methods', 'nft', '--rounds', 6, '--pictures', 32]
+    for _ in range(2): text = opd.script(repo/'benchmarks'/'rl_methods.py', *args).ok().stdout
     r, = json.loads((tmp_path/'r.json').read_text())
     first, *_, last = r['points']
     assert last['score'] > first['score']+.05 and (last['images'], last['forwards'], last['backwards']) == (384, 384*(8+4), 384*2)

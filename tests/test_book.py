@@ -9,7 +9,7 @@ from nbdev.doclinks import nbglob
 from nbdev.process import extract_directives
 
 sys.path.insert(0, 'tools')
-import first_cells
+import first_cells, run_nbs
 
 notebooks = sorted(nbglob('nbs', as_path=True))
 theory = [p for p in notebooks if re.match(r'(0[2-8]|1[0-2])[bc]?_', p.name) and not re.match(r'12[b-z]_', p.name)]
@@ -49,6 +49,24 @@ def test_what_if(nb):
     assert len(code) == 1 and re.match(r'(#\|.*\n)*[A-Z]+(, [A-Z]+)* = ', code[0].source) and code[0].outputs
     knobs = re.findall(r'^([A-Z]+(?:, [A-Z]+)*) = ', code[0].source, re.M)[0].split(', ')
     assert all(re.search(rf'\b{k}\b', code[0].source.split('=', 1)[1]) for k in knobs)
+
+# Outputs as stored
+
+LIKE = [('0.970', '0.971'), ('0.999', '1.000'), ('-0.0', '0.1'), ('101.4 (99.7 to 103.4) %', '101.4 (99.8 to 103.3) %'), ('0.3', '0.30000000000000004'), ('0.3', '0.31'), ('12345.678', '12345.701'), ('3.1e-07', '3.2e-07'), ('9.9e-05', '1.0e-04'),
+        ('of -0 and', 'of 0 and'), ('<svg>M 12.3 4</svg>', '<svg>M 12.304 4.003</svg>'), ('<svg><path id="m0123456789"/></svg>', '<svg><path id="mabcdef0123"/></svg>'), ('-0.00 <svg>1</svg>', '0.00 <svg>1</svg>')]
+UNLIKE = [('0.970', '0.979'), ('0.970', '0.972'), ('0.3', '0.39'), ('101.4', '102.4'), ('3.1e-07', '3.9e-07'), ('1e-07', '3e-07'), ('12 of 13', '13 of 13'), ('0.970', '0.97 0'), ('0.97', '-0.97'), ('12345.678', '12346.678'), ('a 0.1', 'b 0.1'),
+          ('<svg>M 12.3 4</svg>', '<svg>M 12.4 4</svg>'), ('<svg>M 12.3 4</svg>', '<svg>M 12.3 5</svg>'), ('<svg><use href="#glyph-39"/></svg>', '<svg><use href="#glyph-38"/></svg>'), ('0.97 <svg>1.5</svg>', '0.99 <svg>1.5</svg>'), ('<svg>1</svg>', '1')]
+
+@pytest.mark.parametrize('old, new', LIKE)
+def test_alike(old, new):
+    "What processors round differently: one unit of the last printed digit, and a hundredth of a point in a drawing."
+    assert run_nbs.alike(old, new) and run_nbs.alike(new, old)
+
+@pytest.mark.parametrize('old, new', UNLIKE)
+def test_unlike(old, new):
+    "More than that is another result, and is told from the place where it begins."
+    assert not run_nbs.alike(old, new) and not run_nbs.alike(new, old)
+    assert run_nbs.compared(dict(a='0.5 '+old), dict(a='0.5 '+new))['a'] == run_nbs.apart('0.5 '+old, '0.5 '+new) != 'same'
 
 # A minute
 

@@ -4,28 +4,11 @@ import json, os, re, shutil, subprocess, sys
 import pytest
 from execnb.nbio import read_nb
 from nbdev.doclinks import nbglob
-from PIL import Image
+
+from shells import bash, path, shell
 
 sys.path.insert(0, 'tools')
 import check_docs, docs
-
-def test_readme_example(repo, opd, tmp_path):
-    "The README's Python example runs as it stands, with fewer updates."
-    code = next(b for b in re.findall(r'```python\n(.*?)```', (repo/'README.md').read_text(), re.S) if 'demo_recipe' in b)
-    assert len(code.splitlines()) <= 20 and 'updates=60' in code
-    said = opd.python(tmp_path, code.replace('updates=60', "updates=2, batch=2, evaluation=dict(every=0, final=0)"))
-    assert len(said.splitlines()) >= 2 and Image.open(tmp_path/'47.png').size == (320, 160)
-
-def test_readme_loss(repo, opd, tmp_path):
-    "The README's loop over a pass runs on models of one's own."
-    code = next(b for b in re.findall(r'```python\n(.*?)```', (repo/'README.md').read_text(), re.S) if 'one_pass(' in b)
-    own = '''
-import torch
-net = torch.nn.Linear(2, 2)
-student, teacher, cond = (lambda x, sigma, cond: net(x)), (lambda x, sigma, cond: -x), None
-noise, sigmas = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)), [1., .5, 0.]
-'''
-    assert float(opd.python(tmp_path, f'{own}{code}\nprint(float(net.weight.grad.abs().sum()))')) > 0
 
 def test_shipped_recipe_is_the_long_demo(repo, opd, tmp_path):
     "recipes/three-teachers.yaml computes what `diffusionopd demo --long` computes."
@@ -36,52 +19,16 @@ from diffusionopd.checkpoints import differences, recipe_core
 found = differences(recipe_core(load_recipe('distill', {str(repo/'recipes'/'three-teachers.yaml')!r})), recipe_core(demo_recipe('long')))
 assert not found, found''')
 
-# Commands. The README's are run one by one; those of a page are run as the page has them, from top to bottom.
-
-NOT_RUN = {  # beginning of a command -> why it is not run here
-    'make demo': 'minutes; test_cli runs the rule with a stand-in, and short distillations for real',
-    'make test': 'it is what runs this test',
-    'pip install': 'make does the same before this test',
-    'diffusionopd demo': 'minutes; notebook 24 runs a short one',
-    'diffusionopd distill recipe.yaml': 'minutes; test_cli runs the same fresh recipe with fewer updates',
-    'diffusionopd evaluate -a runs/distill/student': 'it needs the student of the command before',
-    'diffusionopd report runs/distill': 'it needs that run; test_cli reports on another',
-    'diffusionopd plan recipe.yaml': 'it needs the recipe of the first command; test_outputs plans others, and a how-to this one',
-    'diffusionopd export runs/distill': 'it needs that run; test_outputs exports another',
-}
-
-shell = re.compile(r'```(?:sh|bash)\n(.*?)```', re.S)
-
-def commands(text): return [line.split('  #')[0].strip() for block in shell.findall(text) for line in block.splitlines() if line.strip()]
-
-def why_not(command): return next((why for start, why in NOT_RUN.items() if command.startswith(start)), '')
-
-def bash(script, cwd):
-    "Run a script where the commands of this environment come first, and stop at the first that fails."
-    env = dict(os.environ, PATH=f'{os.path.dirname(sys.executable)}{os.pathsep}{os.environ["PATH"]}')
-    run = subprocess.run(['bash', '-euo', 'pipefail', '-c', script], cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
-    if run.returncode: pytest.fail(f'exit code {run.returncode}\n{script}\n{run.stdout}{run.stderr}', pytrace=False)
-    return run.stdout
-
-def readme(): return commands(open('README.md', encoding='utf8').read())
-
-@pytest.mark.parametrize('command', readme())
-def test_readme_command(command, tmp_path):
-    if why := why_not(command): pytest.skip(f'not run: {why}')
-    bash(command, tmp_path)
-
-def test_nothing_is_left_out_for_nothing():
-    "Each command that is said not to run is in the README."
-    assert [start for start in NOT_RUN if not any(c.startswith(start) for c in readme())] == []
+# Commands of a page, from top to bottom; those of the README are in test_readme.py.
 
 def prose(nb): return '\n\n'.join(c.source for c in read_nb(nb).cells if c.cell_type == 'markdown')
 
 told = [p for p in sorted(nbglob('nbs', as_path=True)) if p.name != 'index.ipynb' and shell.search(prose(p))]
 
 @pytest.mark.parametrize('page', told, ids=lambda p: p.stem)
-def test_commands_of_a_page(page, tmp_path):
+def test_commands_of_a_page(page, path, tmp_path):
     "A reader who pastes every command of a page into a shell gets to its end."
-    bash('\n'.join(shell.findall(prose(page))), tmp_path)
+    bash('\n'.join(shell.findall(prose(page))), tmp_path, path)
 
 # The site
 

@@ -1,20 +1,34 @@
 "Every notebook is a test. `NB_FLAGS='slow cuda' pytest` runs the cells that are skipped otherwise."
-import subprocess, sys
-from concurrent.futures import ThreadPoolExecutor
+import json, subprocess, sys
 
 import pytest
+from nbdev.config import get_config
 from nbdev.doclinks import nbglob
 
-@pytest.fixture(scope='module')
-def runs(request):
-    "The notebooks that are asked for, on their way, two at a time: each is one process on one thread."
-    asked = [item.callspec.params['nb'] for item in request.session.items if getattr(item, 'originalname', '') == 'test_notebook']
-    pool = ThreadPoolExecutor(2)
-    start = lambda nb: pool.submit(subprocess.run, [sys.executable, 'tools/run_nbs.py', '--check', str(nb)], capture_output=True, text=True)
-    yield {nb: start(nb) for nb in asked}
-    pool.shutdown(cancel_futures=True)
+notebooks = sorted(nbglob('nbs', as_path=True))
 
-@pytest.mark.parametrize('nb', sorted(nbglob('nbs', as_path=True)), ids=lambda p: p.stem)
+class Runs:
+    "The notebooks that are asked for, two at a time, each in a process of its own on one thread."
+    def __init__(self, asked, log):
+        self.ended, self.log = {}, log
+        self.process = subprocess.Popen([sys.executable, 'tools/run_nbs.py', '--check', '--json', '--jobs=2', *map(str, asked)], stdout=subprocess.PIPE, stderr=log.open('w'), text=True)
+
+    def __getitem__(self, name):
+        "What is told of a notebook, when it has ended."
+        while name not in self.ended:
+            line = self.process.stdout.readline()
+            if not line: pytest.fail(f'nothing was heard of {name}\n{self.log.read_text()[-4000:]}', pytrace=False)
+            if line.startswith('{"notebook"'): said = json.loads(line); self.ended[said['notebook']] = said
+        return self.ended[name]
+
+@pytest.fixture(scope='module')
+def runs(request, tmp_path_factory):
+    asked = [item.callspec.params['nb'] for item in request.session.items if getattr(item, 'originalname', '') == 'test_notebook']
+    it = Runs(asked, tmp_path_factory.mktemp('notebooks')/'stderr.txt')
+    yield it
+    it.process.kill(); it.process.wait()
+
+@pytest.mark.parametrize('nb', notebooks, ids=lambda p: p.stem)
 def test_notebook(nb, runs):
-    run = runs[nb].result()
-    if run.returncode: pytest.fail(run.stdout + run.stderr, pytrace=False)
+    said = runs[nb.resolve().relative_to(get_config().nbs_path.resolve()).as_posix()]
+    if said['failed']: pytest.fail(said['failed'], pytrace=False)

@@ -21,6 +21,8 @@ CAUSES = {  # notebook -> (cells, why their outputs are not those of every run)
     '12_readers.ipynb': ('*', 'what the engines of [judge] and [ocr] read, where these are installed'),
     '12c_lettering.ipynb': ('*', 'what the engine of [ocr] reads, where it is installed'),
     '16_prompts.ipynb': (('8d0d384e',), 'a word about [datasets], where it is not installed'),
+    '15b_conformance.ipynb': (('6db68e87', 'f07a5d76'), 'errors of rounding, of which there are other ones in every run'),
+    '20c_parallel.ipynb': (('c40c2d43',), 'errors of rounding, of which there are other ones in every run'),
     '20d_zero.ipynb': ('*', 'a word about DeepSpeed, where it is not installed'),
     '20b_guards.ipynb': (('37d8b95e',), 'a figure of times'),
     '26_explore.ipynb': (('0bcf9116',), 'seconds of a run'),

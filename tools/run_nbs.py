@@ -4,11 +4,14 @@
     python tools/run_nbs.py nbs/02_paths.ipynb       the ones named
     python tools/run_nbs.py --check [NOTEBOOK ...]   run, but write nothing; tell how many outputs come out as they are stored
     python tools/run_nbs.py --check --json NOTEBOOK  the same as data, with the place where an output differs
+    python tools/run_nbs.py --jobs=2 ...             two at a time
 
-Notebooks import the installed package. Cells that the checks skip (`#| eval: false` and the flags in settings.ini) keep
+Notebooks import the installed package. One alone runs in a fresh process. Of several, each runs in a fork of a process that has imported what the package
+imports from elsewhere (seconds each time), and nothing of the package. Cells that the checks skip (`#| eval: false` and the flags in settings.ini) keep
 the outputs they had, so pictures made on a GPU survive; NB_FLAGS="slow cuda" runs those cells too.
 """
-import json, math, os, re, resource, subprocess, sys
+import gc, json, os, re, resource, sys, traceback
+from decimal import Decimal
 from pathlib import Path
 
 from execnb.nbio import read_nb, write_nb
@@ -33,19 +36,29 @@ def new_shell(fn):
     shell._run("import matplotlib; matplotlib.rcParams['svg.hashsalt'] = 'diffusionopd'; del matplotlib")
     return shell
 
-number, name = re.compile(r'(-?\d+\.\d+(?:e[+-]?\d+)?|-?\d+e[+-]?\d+)'), re.compile(r'\b[mp][0-9a-f]{10}\b')  # of a path in an SVG: a hash of its numbers
-
+number, coordinate = (re.compile(rf'(-?\d+{p}(?:e[+-]?\d+)?)') for p in (r'(?:\.\d+|(?=e[+-]?\d))', r'(?:\.\d+)?'))  # in a drawing some are whole
+name = re.compile(r'\b[mp][0-9a-f]{10}\b')  # of a path in an SVG: a hash of its numbers
 zero = re.compile(r'(?<![\d.])-0(?![\d.])')  # a rounded number that was below zero
+drawing = re.compile(r'(<svg.*?</svg>)', re.S)
 
 def shown(nb):
     "What each code cell shows, as one text."
     text = lambda o: ''.join(o.get('text') or '') + ''.join(k + ''.join(v) for k, v in sorted(o.get('data', {}).items()))
     return {c.id: '\n'.join(map(text, c.outputs)) for c in nb.cells if c.cell_type == 'code' and c.outputs}
 
-def alike(old, new):
-    "Are two outputs the same, up to the last digits, in which processors differ?"
-    (a, b), near = (number.split(zero.sub('0', name.sub('', x))) for x in (old, new)), lambda x, y: math.isclose(float(x), float(y), rel_tol=1e-3, abs_tol=1e-2)
-    return len(a) == len(b) and a[::2] == b[::2] and all(map(near, a[1::2], b[1::2]))
+def near(old, new, drawn=False):
+    """Could two printed numbers be one that processors round differently? In a text by one unit of the last digit, or by 1e-5 of the number where it has
+    more digits than float32 is sure of; in a drawing by a hundredth of a point, which nobody sees."""
+    a, b = Decimal(old), Decimal(new)
+    return abs(a-b) <= Decimal('.01') if drawn else abs(a-b) <= max(Decimal(1).scaleb(min(x.as_tuple().exponent for x in (a, b))), Decimal('1e-5')*max(abs(a), abs(b)))
+
+def alike(old, new, drawn=None):
+    "Are two outputs the same, up to what processors differ in? Words and whole numbers must be equal; `drawn` is asked of the text unless it is given."
+    if drawn is None:
+        a, b = drawing.split(old), drawing.split(new)
+        return len(a) == len(b) and all(alike(x, y, i % 2 == 1) for i, (x, y) in enumerate(zip(a, b)))
+    a, b = ((coordinate if drawn else number).split(zero.sub('0', name.sub('', x))) for x in (old, new))
+    return len(a) == len(b) and a[::2] == b[::2] and all(near(x, y, drawn) for x, y in zip(a[1::2], b[1::2]))
 
 def compared(old, new):
     "Cell -> `same`, `new` (nothing was stored) or where an output first differs, as (stored, fresh)."
@@ -56,9 +69,9 @@ def compared(old, new):
 
 def apart(a, b):
     "Where two texts first differ: a few characters of each from there."
-    a, b = (re.split(r'(\s+)', x) for x in (a, b))
-    i = next((i for i, (x, y) in enumerate(zip(a, b)) if not alike(x, y)), min(len(a), len(b)))
-    return tuple(''.join(x[max(0, i-6):i+12])[:160] for x in (a, b))
+    a, b = ([(w, i % 2 == 1) for i, part in enumerate(drawing.split(x)) for w in re.split(r'(\s+)', part)] for x in (a, b))
+    i = next((i for i, (x, y) in enumerate(zip(a, b)) if not alike(x[0], y[0], x[1] and y[1])), min(len(a), len(b)))
+    return tuple(''.join(w for w, _ in x[max(0, i-6):i+12])[:160] for x in (a, b))
 
 def same(found):
     "The verdicts of `compared` in one line; times and temporary folders never are as stored."
@@ -86,17 +99,47 @@ def run_nb(fn, flags, write=True):
     if write: write_nb(nb, fn)
     return '', compared(old, shown(nb))
 
-def main(args):
+def tell(fn, opts, **said):
+    "Print what is to be said of the notebook `fn`, as a line or as data."
+    if '--json' in opts: print(json.dumps(dict(notebook=fn.relative_to(get_config().nbs_path.resolve()).as_posix(), **said)), flush=True)
+    else: print(said['failed'] or f'{fn.name}  {said["seconds"]:.1f} s  {same(said["outputs"])}', flush=True)
+
+def report(fn, opts):
+    "Run the notebook `fn` and tell of it; 1 if it failed."
     cfg = get_config()
-    opts, names = [a for a in args if a.startswith('--')], [a for a in args if not a.startswith('--')]
-    if len(names) != 1:  # a process for each, so that no notebook sees what another left behind
-        return max(subprocess.call([sys.executable, __file__, *opts, str(n)]) for n in names or sorted(nbglob(cfg.nbs_path)))
-    fn = Path(names[0]).absolute()
     flags = set(cfg.tst_flags.split()) - set(os.environ.get('NB_FLAGS', '').split())
     failed, found = run_nb(fn, flags, write='--check' not in opts)
     took = sum(u.ru_utime+u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))  # of one core, whoever else is busy
-    if '--json' in opts: print(json.dumps(dict(notebook=fn.relative_to(cfg.nbs_path.resolve()).as_posix(), seconds=took, failed=failed, outputs=found)))
-    else: print(failed or f'{fn.name}  {took:.1f} s  {same(found)}', flush=True)
+    tell(fn, opts, seconds=took, failed=failed, outputs=found)
     return int(bool(failed))
+
+def warm():
+    "Import what the package imports from elsewhere, and forget the package."
+    import torch, diffusionopd.demo, diffusionopd.teach, diffusionopd.cli, matplotlib.pyplot
+    for m in [m for m in sys.modules if m.split('.')[0] == 'diffusionopd']: del sys.modules[m]
+    gc.collect(); gc.freeze()  # else a fork's collector would touch, and so copy, all of that
+
+def forked(fns, opts, jobs):
+    "A process for each notebook, so that none sees what another left behind, some at a time; yields exit codes."
+    warm()
+    running, waiting = {}, list(fns)
+    while running or waiting:
+        while waiting and len(running) < jobs:
+            fn = waiting.pop(0)
+            sys.stdout.flush()
+            if not (pid := os.fork()):
+                try: sys.exit(report(fn, opts))                              # an exit as any: what waits for it is cleaned up
+                except Exception: traceback.print_exc(); sys.exit(3)
+            running[pid] = fn
+        pid, status = os.wait()
+        fn, code = running.pop(pid), os.waitstatus_to_exitcode(status)
+        if code not in (0, 1): tell(fn, opts, seconds=0., failed=f'{fn.name} ended with {code}', outputs={})   # a signal, below 0, or an exit that it asked for
+        yield abs(code)
+
+def main(args):
+    opts, names = [a for a in args if a.startswith('--')], [a for a in args if not a.startswith('--')]
+    fns = [Path(n).resolve() for n in names or sorted(nbglob(get_config().nbs_path))]
+    jobs = next((int(o.partition('=')[2]) for o in opts if o.startswith('--jobs=')), 1)
+    return report(fns[0], opts) if len(fns) == 1 else max(forked(fns, opts, jobs))
 
 if __name__ == '__main__': sys.exit(main(sys.argv[1:]))
