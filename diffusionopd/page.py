@@ -265,7 +265,7 @@ def matrix_figure(
     if not scores: yield sentence('No task of the recipe names a reward, so nobody can be scored.'); return
     fig, (ax,) = panels(1, 1, max(4., 1.2*len(tasks)+2.6), .34*len(models)+1.)
     plot_matrix(ax, scores)
-    yield figure_html(figure_uri(fig), f'Heat map of scores: {", ".join(models)} down, {", ".join(tasks)} across.', f'Mean score of each model in each task, {scores[0].n} held-out pictures a cell, {how}.')
+    yield figure_html(figure_uri(fig), f'Heat map of scores: {", ".join(models)} down, {", ".join(tasks)} across.', f'Mean score of each model in each task, {scores[0].n} held-out pictures a cell, {how}. The widest 95 % interval is {max(s.high-s.low for s in scores):.2f} wide.')
 
 # %% ../nbs/23b_page.ipynb #10ff5c8a
 def painted(
@@ -384,7 +384,7 @@ def noticed(
 )->Iterator:      # of a table, or of a sentence
     "What a run had to tell, and what its records lack."
     rows = [*([n['update'], n.get('notice', '')] for n in notices), *(['–', text] for text in cut)]
-    yield table_html(['update', 'notice'], rows) if rows else sentence('Nothing: no update was left out, no score is missing, and every record is whole.')
+    yield table_html(['update', 'notice'], rows) if rows else sentence('Nothing: the run had nothing to tell, and every record is whole.')
 
 # %% ../nbs/23b_page.ipynb #6e0c0028
 def tried(
