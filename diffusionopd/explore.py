@@ -213,6 +213,7 @@ def onto(
         picture.value = out.getvalue()
     return show
 
+# %% ../nbs/26_explore.ipynb #6e0d0011
 def grid_slider(
     folder, # of a run
 )->tuple:   # a widget, and a function without arguments that looks for new grids
