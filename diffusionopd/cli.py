@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'console', 'Version', 'RecipeFile', 'BaseFile', 'Prompts', 'Kind', 'NewFile', 'RunFolder', 'PageFile',
-           'Painted', 'Out', 'DemoOut', 'Png', 'Json', 'Grid', 'Long', 'Resume', 'Accept', 'Quiet', 'Threads',
+           'Painted', 'Judged', 'Out', 'DemoOut', 'Png', 'Json', 'Grid', 'Long', 'Resume', 'Accept', 'Quiet', 'Threads',
            'Plugins', 'Updates', 'NewSeed', 'NewModel', 'Seed', 'Each', 'Pictures', 'Steps', 'Guidance', 'Scales',
            'ManySteps', 'Batch', 'Device', 'Model', 'Adapters', 'TaskNames', 'Reward', 'Height', 'Width', 'Frames',
            'FixedKl', 'Walks', 'Walker', 'Alone', 'Wording', 'SuiteFile', 'Together', 'Planned', 'Student', 'Merged',
@@ -13,8 +13,9 @@ __all__ = ['app', 'console', 'Version', 'RecipeFile', 'BaseFile', 'Prompts', 'Ki
            'short', 'show_score', 'gaps_in', 'reading', 'scores_in', 'follow', 'watch', 'option', 'read_recipe', 'tell',
            'demo_command', 'distill_command', 'teach_command', 'pretrain_command', 'save_grid', 'strange', 'numbers',
            'placed', 'sized', 'sample_command', 'write_json', 'fitting', 'said_scores', 'write_scores', 'write_grid',
-           'examined', 'fixed_table', 'evaluate_command', 'report_command', 'watch_comparison', 'compare_command',
-           'export_command', 'plan_command', 'init_command', 'quieten', 'spin_briefly', 'usage', 'main']
+           'examined', 'fixed_table', 'evaluate_command', 'watch_page', 'report_command', 'watch_comparison',
+           'compare_command', 'export_command', 'plan_command', 'init_command', 'quieten', 'spin_briefly', 'usage',
+           'main']
 
 # %% ../nbs/25_cli.ipynb #dcb633d0
 import json, os, shlex, sys
@@ -185,7 +186,8 @@ Kind = Annotated[str, typer.Argument(metavar='[COMMAND]', help='The command it i
 NewFile = Annotated[str, typer.Argument(metavar='[FILE]', help='File to write.')]
 RunFolder = Annotated[str, typer.Argument(help='Folder of a distillation or a demo, finished or not.')]
 PageFile = Annotated[Optional[str], typer.Option(help='HTML file to write.', show_default='report.html in the folder')]
-Painted = Annotated[int, typer.Option(help='Held-out prompts of each task to paint; 0: none.', min=0)]
+Painted = Annotated[int, typer.Option(help='Held-out prompts of each task to paint; 0: none, and no model is opened.', min=0)]
+Judged = Annotated[int, typer.Option(help='Held-out pictures of each model in each task, where no matrix is on record; 0: no matrix.', min=0)]
 Out = Annotated[Optional[str], option(metavar='FOLDER', help='For everything that is written; replaces that of the recipe.')]
 DemoOut = Annotated[str, typer.Option(metavar='FOLDER', help='For everything that is written.')]
 Png = Annotated[str, typer.Option(metavar='FILE', help='PNG file to write.')]
@@ -563,9 +565,29 @@ def evaluate_command(adapter:Adapters=None, model:Model='embedded', task:TaskNam
     if picture: write_grid(picture, seen)
     typer.echo(said_scores(scores, wording, f'{n} pictures a task', apart))
 
+# %% ../nbs/25_cli.ipynb #a1c0de0a
+def watch_page(
+    draw,             # called with `told`, which hears of headings
+    total:int,        # headings to come
+    quiet:bool=False, # no bar
+):                    # what `draw` returns
+    "Show how far a page is."
+    with bars(quiet) as progress:
+        job, count = progress.add_task('Drawing', total=total, note=''), iter(range(total+1))
+        def told(heading):
+            done = next(count)
+            progress.update(job, completed=done, note=heading)
+            if not progress.disable and not progress.console.is_terminal: progress.console.print(f'Drawing {done+1}/{total}  {heading}', highlight=False, soft_wrap=True)
+        try: made = draw(told)
+        except Refusal:
+            progress.live.transient = True # the sentence is enough
+            raise
+        progress.update(job, completed=total, note='')
+    return made
+
 # %% ../nbs/25_cli.ipynb #a1c0de02
 @app.command('report')
-def report_command(folder:RunFolder, out:PageFile=None, pictures:Painted=4, cpu_threads:Threads=None):
+def report_command(folder:RunFolder, out:PageFile=None, pictures:Painted=4, judged:Judged=16, cpu_threads:Threads=None, quiet:Quiet=False):
     """Put a distillation on one HTML page that needs nothing else.
 
     Examples:
@@ -574,9 +596,11 @@ def report_command(folder:RunFolder, out:PageFile=None, pictures:Painted=4, cpu_
     - `diffusionopd report runs/distill --out page.html --pictures 0`
     """
     path = room_for(out) if out else None
-    from diffusionopd.page import write_page
+    from diffusionopd.page import HEADINGS, recipe_of, write_page
     threads(cpu_threads)
-    typer.echo(write_page(folder, path, pictures))
+    recipe_of(Path(folder).expanduser())
+    tell = lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)
+    typer.echo(watch_page(lambda told: write_page(folder, path, pictures, judged, tell, told), len(HEADINGS), quiet))
 
 # %% ../nbs/25_cli.ipynb #c1a1b2d3
 SuiteFile = Annotated[str, typer.Argument(metavar='SUITE', help='A YAML file with the arms, the seeds and the questions.')]

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['explorer', 'ring', 'kernels_of', 'draw_solver', 'solver_explorer', 'two_answers', 'draw_walk', 'walk_explorer',
-           'draw_gradients', 'gradient_explorer', 'draw_monitor', 'monitor', 'draw_film', 'film_explorer',
-           'draw_side_by_side', 'side_by_side']
+           'draw_gradients', 'gradient_explorer', 'draw_monitor', 'standing', 'onto', 'grid_slider', 'while_on',
+           'timed', 'monitor', 'draw_film', 'film_explorer', 'draw_side_by_side', 'side_by_side']
 
 # %% ../nbs/26_explore.ipynb #c7d58e95
-import inspect, math
+import asyncio, inspect, io, json, math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from .gradients import ESTIMATORS, mean_pair, plot_histograms, predicted_varianc
 from .kernels import ETAS, SOLVERS, kernel_mean, make_kernels
 from .meter import measure_variance
 from .paths import sigma_grid
-from .report import divergence_table, plot_divergence, plot_gap, plot_pictures, read_log, walk_of
+from .report import divergence_table, grids_of, plot_divergence, plot_gap, plot_pictures, read_log, walk_of
 from .rollout import prior, rollout, trajectory
 from .show import CYCLE, STUDENT, TEACHER, colours, heatmap, panels, show_images
 
@@ -189,18 +189,100 @@ def draw_monitor(
     right.set(xlabel='step of the walk', title=f'the last {min(window, len(log))}')
     return fig
 
+# %% ../nbs/26_explore.ipynb #6e0d0001
+def standing(
+    folder, # of a run
+)->str:
+    "How far a run is, in a sentence."
+    folder, cut = Path(folder), []
+    log, path = read_log(folder/'log.jsonl', cut.append), folder/'recipe.json'
+    done, total = log[-1]['update'] if log else 0, json.loads(path.read_text(encoding='utf-8')).get('updates') if path.is_file() else None
+    return f'{done}{f" of {total}" if total else ""} updates{", and a student" if (folder/"student").is_dir() else ""}.' + ' The last record is cut off, or just being written.'*bool(cut)
+
+# %% ../nbs/26_explore.ipynb #6e0d0004
+def onto(
+    picture, # an `ipywidgets.Image`
+    words,   # an `ipywidgets.Label`
+)->Callable: # a `show` for `explorer`
+    "Show figures in one widget and sentences in another."
+    def show(made):
+        words.value = made if isinstance(made, str) else ''
+        if isinstance(made, str): return
+        out = io.BytesIO()
+        made.savefig(out, format='png', dpi=90)
+        picture.value = out.getvalue()
+    return show
+
+# %% ../nbs/26_explore.ipynb #6e0d0011
+def grid_slider(
+    folder, # of a run
+)->tuple:   # a widget, and a function without arguments that looks for new grids
+    "Drag through the pictures that a run's evaluations painted. At the last one, it stays at the last one."
+    from ipywidgets import Image, SelectionSlider, VBox
+    slider, picture = SelectionSlider(options=[('none yet', -1)], description='pictures', continuous_update=False), Image(format='png')
+    def show(_=None):
+        path = grids_of(folder).get(slider.value)
+        picture.value, picture.layout.display = (path.read_bytes(), None) if path else (b'', 'none')
+    def look():
+        options, at = [(f'update {u}', u) for u in grids_of(folder)] or [('none yet', -1)], slider.value
+        follows = at == slider.options[-1][1]
+        if options != [*slider.options]:
+            slider.options = options
+            slider.value = at if not follows and at in dict(options).values() else options[-1][1]
+        show()
+    slider.observe(show, 'value')
+    look()
+    return VBox([slider, picture]), look
+
+# %% ../nbs/26_explore.ipynb #6e0d0006
+async def while_on(
+    button,       # a toggle; off when this ends
+    seconds,      # a widget with a number
+    act:Callable, # what to do; it ends all when it returns something true
+):
+    "Act every few seconds as long as a button is pressed. The notebook goes on between."
+    try:
+        while button.value and not act(): await asyncio.sleep(seconds.value)
+    finally: button.value = False
+
+def timed(
+    button,       # a toggle
+    seconds,      # a widget with a number
+    act:Callable, # see `while_on`
+):
+    "Have a toggle start and stop a timer on the notebook's own loop."
+    tasks = set()
+    def turn(change):
+        while tasks and not change.new: tasks.pop().cancel()
+        if not change.new: return
+        try: tasks.add(asyncio.get_running_loop().create_task(while_on(button, seconds, act)))
+        except RuntimeError: button.value = False # no loop: this is no notebook
+    button.observe(turn, 'value')
+
 # %% ../nbs/26_explore.ipynb #6f41f954
 def monitor(
-    folder,    # of a run
-    show=None, # see `explorer`
-):             # controls, a button, and the drawing
-    "Watch a run: drag back to an earlier update, or look how far it is by the button."
-    from ipywidgets import Button, IntSlider, VBox
+    folder,          # of a run
+    show=None,       # gets each figure or sentence too
+    every:float=5.,  # seconds between two looks while it follows
+):                   # controls, the drawing, and the pictures
+    "Watch a run that goes on or has ended: drag back to an earlier update, look how far it is, or have it followed."
+    from ipywidgets import BoundedFloatText, Button, HBox, Image, IntSlider, Label, ToggleButton, VBox
     last = lambda: max((r['update'] for r in read_log(Path(folder)/'log.jsonl')), default=1)
-    slider, again = IntSlider(last(), 1, last(), description='update', continuous_update=False), Button(description='Look again')
-    def look(_): slider.max = last(); slider.value = slider.max
-    again.on_click(look)
-    return VBox([again, explorer(partial(draw_monitor, folder), show, update=slider, window=(1, 50))])
+    slider, again, follow = IntSlider(last(), 1, last(), description='update', continuous_update=False), Button(description='Look again'), ToggleButton(description='Follow')
+    seconds, picture, words, state = BoundedFloatText(every, min=.1, max=3600, description='every (s)'), Image(format='png'), Label(), Label(standing(folder))
+    draw, (grids, new_grids) = onto(picture, words), grid_slider(folder)
+    drawing = explorer(partial(draw_monitor, folder), lambda made: (draw(made), show and show(made)), update=slider, window=(1, 50))
+    def look(jump=False):
+        try:
+            at_end, slider.max, state.value = slider.value == slider.max, last(), standing(folder)
+            if jump or at_end: slider.value = slider.max
+            if words.value: drawing.update()                                           # there was nothing to draw before
+            new_grids()
+        except Refusal as e: state.value = str(e)
+        return (Path(folder)/'student').is_dir()                                       # nothing is to come
+    again.on_click(lambda _: look(True))
+    timed(follow, seconds, look)
+    return VBox([HBox([again, follow, seconds, state]), drawing, picture, grids])
 
 # %% ../nbs/26_explore.ipynb #e2055dda
 def draw_film(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CONTENT', 'append', 'read_log', 'elapsed', 'write_whole', 'rewind', 'plot_scores', 'plot_gap', 'divergence_table',
-           'plot_divergence', 'plot_pictures', 'caption', 'plot_samples', 'plot_exam', 'plot_matrix', 'plot_fixed',
-           'levels_of', 'walk_of', 'draw_run', 'over_seeds', 'markdown', 'score_table', 'gain_table', 'content_table',
-           'judge_table', 'result_tables']
+           'plot_divergence', 'plot_pictures', 'caption', 'plot_samples', 'grids_of', 'plot_exam', 'plot_matrix',
+           'plot_fixed', 'levels_of', 'walk_of', 'draw_run', 'over_seeds', 'markdown', 'score_table', 'gain_table',
+           'content_table', 'judge_table', 'result_tables']
 
 # %% ../nbs/22_report.ipynb #a7cc6a40
 import json, math, os
@@ -34,16 +34,18 @@ def append(
 
 # %% ../nbs/22_report.ipynb #bbe84c12
 def read_log(
-    path, # a .jsonl file
-)->list:  # of dicts; empty where there is no file
+    path,      # a .jsonl file
+    tell=None, # hears of a last line that was cut off
+)->list:       # of dicts; empty where there is no file
     "Read records, without a last one that was cut off. Raises `Refusal` for a file damaged elsewhere."
     path, out = Path(path), []
     lines = path.read_text(encoding='utf-8', errors='replace').splitlines() if path.is_file() else []
     for i, line in enumerate(lines, 1):
         try: record = json.loads(line)
         except (ValueError, RecursionError): record = None
-        if isinstance(record, dict) and isinstance(record.get('update'), int): out.append(record)
-        else: refuse(i < len(lines), f'line {i} of {path} is not a record: mend or remove it')
+        if isinstance(record, dict) and isinstance(record.get('update'), int): out.append(record); continue
+        refuse(i < len(lines), f'line {i} of {path} is not a record: mend or remove it')
+        if tell: tell(f'line {i} of {path}, the last, is cut off and left out: a crash left it so, or it is being written')
     return out
 
 # %% ../nbs/22_report.ipynb #e4a12f97
@@ -75,9 +77,10 @@ def write_whole(
 def rewind(
     path,       # a .jsonl file, or none
     update:int, # the last update to keep
+    tell=None,  # hears of a last line that was cut off
 ):
     "Drop the records of updates that a resumed run will do again."
-    kept = [r for r in read_log(path) if r['update'] <= update]
+    kept = [r for r in read_log(path, tell) if r['update'] <= update]
     if Path(path).is_file(): write_whole(path, ''.join(json.dumps(r)+'\n' for r in kept))
 
 # %% ../nbs/22_report.ipynb #5b7af823
@@ -177,6 +180,14 @@ def plot_samples(
     "What a model paints, a row for each task, with captions."
     titles = [caption(p) for prompts, _ in painted.values() for p in prompts]
     return show_images([im for _, images in painted.values() for im in images], titles, list(painted), size=size)
+
+# %% ../nbs/22_report.ipynb #6e0a0001
+def grids_of(
+    folder, # of a run
+)->dict:    # update -> path of the picture, in order; empty where no evaluation painted
+    "The grids that a run's evaluations left."
+    found = {p.stem.removeprefix('samples_'): p for p in (Path(folder)/'figures').glob('samples_*.png')}
+    return {int(k): found[k] for k in sorted(found, key=lambda k: (len(k), k)) if k.isdecimal()}
 
 # %% ../nbs/22_report.ipynb #1fdcbd0e
 def plot_exam(

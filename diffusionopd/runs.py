@@ -218,10 +218,12 @@ def begin(
 ):
     "Claim the folder, drop the records of what will be done again, and say what is not as it was."
     claim(folder, run.recipe, resume)
+    cut = []
     for name, last in (('log', run.update), ('scores', run.update-1), ('fixed', run.update-1), ('notices', run.update)): # an evaluation after this update is due again
-        rewind(folder/f'{name}.jsonl', last)
+        rewind(folder/f'{name}.jsonl', last, cut.append)
     journal, lost = Journal(run, folder), run.update-run.skipped-len(read_log(folder/'log.jsonl'))
     if lost > 0: journal.tell(f'the log lacks {lost} of the updates before {run.update}')
+    for why in cut: journal.tell(why)
     for path, why in (bad or {}).items():
         aside = path.with_name(path.name+'.damaged')
         shutil.rmtree(aside, ignore_errors=True)

@@ -190,14 +190,18 @@ def dark(images, prompts): return dict(score=1-images.mean((1, 2, 3)))
 """
 
 def test_report(student, opd, tmp_path):
-    "A run on one page: its tasks, its last scores, pictures of three models, and nothing to fetch."
+    "A run on one page: its tasks, its last scores, every picture described, and nothing to fetch."
     folder, _ = student
-    said = opd.run(folder, 'report', 'run', '--out', tmp_path/'page.html', '--pictures', 2).ok()
+    said = opd.run(folder, 'report', 'run', '--out', tmp_path/'page.html', '--pictures', 1, '--judged', 1).ok()
     text = (tmp_path/'page.html').read_text(encoding='utf8')
     last = lines(folder/'run'/'scores.jsonl')[-1]
     assert said.stdout.strip() == str(tmp_path/'page.html') and f"{last['score']:.3f} ({last['low']:.2f}" in text
-    assert text.count('alt="student: ') == 6 and text.count('<img') == 4 + 18 + 6 and all(f'<h3>{t}</h3>' in text for t in TASKS)
-    assert not re.findall(r'(?:src|href)="(?!data:)', text) and '<script' not in text and len(text) < 1e6
+    drawn = {part.split('</h2>')[0]: part.count('<img') for part in text.split('<h2>')[1:]}
+    assert drawn == {'What was asked': 0, 'What was noticed': 0, 'Scores': 0, 'What was learnt': 4, 'Quality against cost': 1, 'What it painted on its way': 3, 'What each step counts': 1,
+                     'Who can do what': 1, 'What it paints': 9, 'How it walks': 6, 'What estimators would spread': 1, 'What one pass saves': 1}
+    assert [line for line in said.stderr.splitlines() if line.startswith('Drawing 12/12')] and all(f'Drawing {i}/12  {head}' in said.stderr for i, head in enumerate(drawn, 1))
+    assert text.count('alt="student: ') == 3 and len(re.findall('<img src="[^"]+" alt="[^"]{10,}">', text)) == sum(drawn.values()) and all(f'<h3>{t}</h3>' in text for t in TASKS)
+    assert not re.findall(r'(?:src|href)="(?!data:)', text) and '<script' not in text and len(text) < 1.5e6
     wrong = opd.run(tmp_path, 'report', folder)
     assert wrong.code == 2 and 'holds no distillation' in wrong.stderr and 'Traceback' not in wrong.stderr
 
