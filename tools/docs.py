@@ -137,14 +137,15 @@ def build(cfg):
         for f in p.rglob('*.ipynb'):
             near(f, cfg.doc_host+cfg.doc_baseurl+'/')
             figures(f)
-    run = subprocess.run([quarto, 'render', p] if quarto else [smalldocs, 'render', '--strict', p], stdout=None if quarto else subprocess.PIPE, text=True)
-    if run.returncode: return run.stdout or run.returncode
+    res = subprocess.call([quarto, 'render', p] if quarto else [smalldocs, 'render', '--strict', '--quiet', p])  # it would name a folder that moves
+    if res: return res
     shutil.move(p/cfg.doc_path.name, cfg.doc_path)
     if not quarto:
         for d in p.rglob('*_files'): shutil.copytree(d, cfg.doc_path/d.relative_to(p))
         fonts(cfg.doc_path)
         katex(cfg.doc_path)
-    print(f'{len([*cfg.doc_path.rglob("*.html")])} pages in {cfg.doc_path}')
+    n = sum(1 for _ in cfg.doc_path.rglob('*.html'))
+    print(f'{n} page{"s"*(n != 1)} in {cfg.doc_path}')
 
 def main(args):
     cfg = get_config()
