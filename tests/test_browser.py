@@ -189,7 +189,7 @@ def lab(tmp_path, browser):
     with open(tmp_path/'log', 'w') as log:
         lab = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', f'--port={port}', '--IdentityProvider.token=', '--LabApp.news_url=',
                                 '--expose-app-in-browser', f'--ServerApp.root_dir={tmp_path/"work"}'], env=os.environ | own, stdout=log, stderr=log)
-    wait(browser, lambda _: answers(f'http://127.0.0.1:{port}/lab'), 60)
+    wait(browser, lambda _: answers(f'http://127.0.0.1:{port}/lab'), 180)
     yield f'http://127.0.0.1:{port}/lab'
     lab.terminate()
     lab.wait()
@@ -231,22 +231,23 @@ def test_explorers_in_jupyterlab(lab, browser, tmp_path):
     browser.set_window_size(1300, 5200) # a notebook holds only the cells that are in view
     try:
         browser.get(f'{lab}/tree/play.ipynb?reset')
-        wait(browser, lambda b: len(b.find_elements(By.CSS_SELECTOR, '.jp-CodeCell')) == len(cells), 60)
-        wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, '.jp-Notebook-ExecutionIndicator[data-status=idle]'), 60)
+        wait(browser, lambda b: len(b.find_elements(By.CSS_SELECTOR, '.jp-CodeCell')) == len(cells), 180)
+        wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, '.jp-Notebook-ExecutionIndicator[data-status=idle]'), 180)
         browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
         drawing = lambda i: browser.find_elements(By.CSS_SELECTOR, '.widget-interact')[i]
         picture_of = lambda i: [im.get_attribute('src') for im in drawing(i).find_elements(By.TAG_NAME, 'img')]
-        wait(browser, lambda b: len(b.find_elements(By.CSS_SELECTOR, '.widget-interact')) == len(EXPLORERS) and all(map(picture_of, range(len(EXPLORERS)))), 180)
+        wait(browser, lambda b: len(b.find_elements(By.CSS_SELECTOR, '.widget-interact')) == len(EXPLORERS) and all(map(picture_of, range(len(EXPLORERS)))), 300)
         picture(browser, 'jupyterlab')
         for i, (kind, label, to) in enumerate(EXPLORERS.values()):
             before = wait(browser, lambda b: picture_of(i))
             control = drawing(i).find_element(By.XPATH, f'.//label[text()="{label}"]/..')
             if kind == 'menu': Select(control.find_element(By.TAG_NAME, 'select')).select_by_visible_text(to)
             else: control.find_element(By.CSS_SELECTOR, '.noUi-handle').send_keys(to)
-            wait(browser, lambda b: picture_of(i) not in ([], before), 60)
+            wait(browser, lambda b: picture_of(i) not in ([], before), 120)
         last = len(EXPLORERS)-1
         prompt = drawing(last).find_element(By.CSS_SELECTOR, 'input[type=text]')
         prompt.clear(); prompt.send_keys('paint me a horse', Keys.ENTER)
         wait(browser, lambda b: 'paint me a horse' in drawing(last).find_element(By.CSS_SELECTOR, '.jp-OutputArea').text, 60)
+    finally:
         picture(browser, 'jupyterlab-after')
-    finally: browser.set_window_size(1280, 900)
+        browser.set_window_size(1280, 900)
