@@ -67,6 +67,8 @@ const pictures = $("main img");
 pictures.forEach(i => i.loading = "eager");
 Promise.all([document.fonts.ready, ...pictures.map(i => i.decode().catch(e => e))]).then(() => done({...count(),
     blank: pictures.filter(i => !i.naturalWidth).map(i => i.src), wide: document.documentElement.scrollWidth - innerWidth,
+    scroll: ["main .sd-table", "main .quarto-figure, main .quarto-figure *, main .cell-output:has(img)", "main pre.sourceCode"].map(s => $(s).filter(e => e.scrollWidth > e.clientWidth + 1 &&
+        /auto|scroll/.test(getComputedStyle(e).overflowX)).length),
     fetched: performance.getEntriesByType("resource").map(e => e.name)}));
 '''
 
@@ -80,6 +82,7 @@ def test_pages(browser, address, site):
         found += [f'{path}: {e}' for e in errors(browser)]
         if page['formulas'] != page['set'] or page['odd']: found.append(f'{path}: {page["set"]} of {page["formulas"]} formulas are set {page["odd"]}')
         if page['blank']: found.append(f'{path}: {page["blank"]} do not show')
+        if any(page['scroll'][:2]): found.append(f'{path}: {page["scroll"][0]} tables and {page["scroll"][1]} figures scroll')
         if page['wide'] > 0: found.append(f'{path}: {page["wide"]} pixels too wide')
         away = [u for u in page['fetched'] if not u.startswith(address)]
         if away and (site/'site_libs'/'katex').is_dir(): found.append(f'{path}: fetches {away}')
@@ -120,7 +123,7 @@ def brightness(browser, selector='body'):
     return sum(map(float, colour[colour.index('(')+1:-1].split(',')[:3]))/3
 
 def test_dark(browser, address):
-    "The switch makes the page dark, and it stays so on the next page."
+    "The switch makes the page dark, and it stays so on the next page; drawings turn over, paintings keep their colours."
     browser.get(f'{address}/divergence.html')
     bright = brightness(browser)
     browser.find_element(By.CSS_SELECTOR, '.quarto-color-scheme-toggle').click()
@@ -128,6 +131,10 @@ def test_dark(browser, address):
     picture(browser, 'dark')
     browser.get(f'{address}/paths.html')
     assert bright > 200 and brightness(browser) < 80
+    filters = lambda kind: {i.value_of_css_property('filter').split('(')[0] for i in browser.find_elements(By.CSS_SELECTOR, f'main img.{kind}')}
+    assert filters('drawing') == {'invert'}
+    browser.get(f'{address}/index.html')
+    assert filters('painting') == {'brightness'}
     browser.execute_script('localStorage.clear()')
 
 @pytest.mark.parametrize('page', ['index', 'divergence', 'tutorials/toy', 'explanations/notation', 'reference', 'howto/own_reward'])
@@ -139,7 +146,7 @@ def test_phone(page, browser, address):
         browser.get(f'{address}/{page}.html')
         got = browser.execute_async_script(seen)
         picture(browser, f'phone-{page.replace("/", "-")}')
-        assert got['wide'] <= 0
+        assert got['wide'] <= 0 and got['scroll'][1:] == [0, 0]
         browser.find_element(By.CSS_SELECTOR, '.quarto-btn-toggle').click()
         wait(browser, lambda b: b.find_element(By.ID, 'quarto-sidebar').is_displayed())
         picture(browser, f'phone-menu-{page.replace("/", "-")}')
@@ -151,7 +158,8 @@ def test_phone(page, browser, address):
 def test_desk(page, browser, address):
     "On a desk there are a sidebar, the page, and its table of contents."
     browser.get(f'{address}/{page}.html')
-    browser.execute_async_script(seen)
+    got = browser.execute_async_script(seen)
+    if page == 'index': assert got['scroll'] == [0, 0, 0]
     picture(browser, page.replace('/', '-'))
     for part in 'quarto-sidebar', 'TOC': assert browser.find_element(By.ID, part).is_displayed()
 
@@ -228,7 +236,7 @@ def test_explorers_in_jupyterlab(lab, browser, tmp_path):
               'bb = load_backbone("embedded")\nmodels = named_models(bb)', *EXPLORERS]
     cells = [dict(cell_type='code', id=f'cell{i}', metadata={}, source=c, outputs=[], execution_count=None) for i, c in enumerate(source)]
     (tmp_path/'work'/'play.ipynb').write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=dict(name='python3', display_name='')), nbformat=4, nbformat_minor=5)))
-    browser.set_window_size(1300, 5200) # a notebook holds only the cells that are in view
+    browser.set_window_size(1300, 4200) # a notebook holds only the cells that are in view
     try:
         browser.get(f'{lab}/tree/play.ipynb?reset')
         wait(browser, lambda b: len(b.find_elements(By.CSS_SELECTOR, '.jp-CodeCell')) == len(cells), 180)

@@ -52,7 +52,7 @@ def modules(p):
         prose = lambda text: ''.join(part if fence.match(part) else name.sub(linked, part) for part in fences.split(text))
         for c in cells.cells:
             if c.cell_type == 'markdown': c.source = prose(c.source)
-            if here and c.source.startswith('<small>Run this page:'): c.source += f' <small>Module `{get_config().lib_name}.{own}`</small>'
+            if here and c.source.startswith('<small>Run this page:'): c.source = c.source.replace('</small>', f'. Module `{get_config().lib_name}.{own}`</small>')
             for o in c.get('outputs', []):
                 if text := ''.join(o.get('data', {}).get('text/markdown', '')): o['data']['text/markdown'] = prose(text)
         write_nb(cells, nb)
