@@ -1,6 +1,7 @@
 "What the documents say, done: commands, examples, and the site itself."
 import html, json, os, re, shutil, subprocess, sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest, yaml
 from execnb.nbio import read_nb
@@ -99,12 +100,13 @@ def test_pages_say_where_they_run(site):
     asked = {f: re.search(r'<small>(Run this page:.*?|There is nothing to run on this page.)</small>', f.read_text(encoding='utf8')) for f in site.rglob('*.html')}
     assert [f.name for f, found in asked.items() if not found] == ['changelog.html']
     run = [found[1] for found in asked.values() if found and found[1].startswith('Run')]
-    assert len(run) > 80 and all('colab.research.google.com' in r and 'mybinder.org' in r for r in run)
+    there = [re.findall(r'blob/main/([^"]+)"|labpath=([^"]+)"', r) for r in run]
+    assert len(run) > 80 and all(len(found) == 2 and all(Path(unquote(a or b)).is_file() for a, b in found) for found in there)
 
 def test_titles(site):
     "A page of Learn is called by the same phrase at its head, in the sidebar, in the browser's tab and where its neighbours point to it; it tells its module's name."
     learn = next(p for p in yaml.safe_load(open('_quarto.yml'))['website']['sidebar']['contents'] if isinstance(p, dict) and p['section'] == 'Learn')['contents']
-    where = {docs.prefix.sub(r'\1', f).replace('.ipynb', '.html'): re.match('# (.*)', read_nb(f'nbs/{f}').cells[0].source)[1] for f in learn}
+    where = {docs.plain(f).replace('.ipynb', '.html'): re.match('# (.*)', read_nb(f'nbs/{f}').cells[0].source)[1] for f in learn}
     texts = lambda page, pattern: [re.sub(r'<.*?>', '', html.unescape(t)).strip() for t in re.findall(pattern, page, re.S)]
     for (name, title), after in zip(where.items(), [*where][1:]):
         page = (site/name).read_text(encoding='utf8')

@@ -19,20 +19,24 @@ from nbdev.serve import proc_nbs
 import check_docs
 from readme import picture
 
-prefix = re.compile(r'\b\d+[a-z]*_(\w+\.ipynb)')
+prefix = re.compile(r'(https?://[^\s)\"\\]+)|\b\d+[a-z]*_(\w+\.ipynb)')  # of a notebook; addresses elsewhere, such as Colab's, keep it
 outfile = re.compile(r'output-file: [^"\\]*\\n')
 fences = re.compile(r'(^```.*?^```)', re.S | re.M)
 fence, link = re.compile(r'^```.*?^```', re.S | re.M), re.compile(r'\[(`[^`]*`)\]\([^)]*\)')
 quartos = re.compile(r'^ +grid: .*\n', re.M)  # what only Quarto knows in _quarto.yml: smalldocs takes the widths from styles.css
 cdn = re.compile(r'https://cdn\.jsdelivr\.net/npm/katex@([\d.]+)/dist/')
 
+def plain(text):
+    "A text with notebooks named as their pages are, without numbers."
+    return prefix.sub(lambda m: m[1] or m[2], text)
+
 def flatten(p):
     "Name the pages in `p` without their numbers, as Quarto does by `output-file`, for that is where links point; drop what only Quarto knows."
     for f in [*p.rglob('*.ipynb'), p/'_quarto.yml']:
-        f.write_text(outfile.sub(r'\\n', prefix.sub(r'\1', f.read_text(encoding='utf8'))), encoding='utf8')
+        f.write_text(outfile.sub(r'\\n', plain(f.read_text(encoding='utf8'))), encoding='utf8')
     yml = p/'_quarto.yml'
     yml.write_text(quartos.sub('', yml.read_text(encoding='utf8')), encoding='utf8')
-    for f in [*p.rglob('*.ipynb')]: f.rename(f.with_name(prefix.sub(r'\1', f.name)))
+    for f in [*p.rglob('*.ipynb')]: f.rename(f.with_name(plain(f.name)))
 
 def index():
     "What each module holds, as nbdev found it: module -> name -> (page, file)."
