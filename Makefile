@@ -38,8 +38,8 @@ notebooks: sync ## run notebooks and keep their outputs; some of them with ARGS=
 	@$(bin)/python tools/run_nbs.py $(ARGS)
 	@$(bin)/python tools/readme.py
 
-docs: $(VENV)/.with-$(EXTRAS) $(VENV)/.package ## build the site in _docs/
-	@$(bin)/python tools/docs.py
+docs: $(VENV)/.with-$(EXTRAS) $(VENV)/.package ## build the site in _docs/ and check it
+	@$(bin)/python tools/docs.py $(ARGS)
 
 clean: ## remove the virtual environment and everything built
 	rm -rf $(VENV) build dist _proc _docs .pytest_cache *.egg-info

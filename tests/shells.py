@@ -9,7 +9,7 @@ import pytest
 FULL = bool(os.environ.get('FULL_COMMANDS'))
 shell = re.compile(r'```(?:sh|bash)\n(.*?)```', re.S)
 
-def commands(text): return [line.split('  #')[0].strip() for block in shell.findall(text) for line in block.splitlines() if line.strip()]
+def commands(text): return [line.split('  #')[0].strip() for block in shell.findall(text) for line in block.splitlines() if line.strip() and line[0] != '#']
 
 @pytest.fixture(scope='module')
 def path(opd, tmp_path_factory):

@@ -67,6 +67,8 @@ const pictures = $("main img");
 pictures.forEach(i => i.loading = "eager");
 Promise.all([document.fonts.ready, ...pictures.map(i => i.decode().catch(e => e))]).then(() => done({...count(),
     blank: pictures.filter(i => !i.naturalWidth).map(i => i.src), wide: document.documentElement.scrollWidth - innerWidth,
+    scroll: ["main .sd-table", "main .quarto-figure, main .quarto-figure *, main .cell-output:has(img)", "main pre.sourceCode"].map(s => $(s).filter(e => e.scrollWidth > e.clientWidth + 1 &&
+        /auto|scroll/.test(getComputedStyle(e).overflowX)).length),
     fetched: performance.getEntriesByType("resource").map(e => e.name)}));
 '''
 
@@ -80,6 +82,7 @@ def test_pages(browser, address, site):
         found += [f'{path}: {e}' for e in errors(browser)]
         if page['formulas'] != page['set'] or page['odd']: found.append(f'{path}: {page["set"]} of {page["formulas"]} formulas are set {page["odd"]}')
         if page['blank']: found.append(f'{path}: {page["blank"]} do not show')
+        if any(page['scroll'][:2]): found.append(f'{path}: {page["scroll"][0]} tables and {page["scroll"][1]} figures scroll')
         if page['wide'] > 0: found.append(f'{path}: {page["wide"]} pixels too wide')
         away = [u for u in page['fetched'] if not u.startswith(address)]
         if away and (site/'site_libs'/'katex').is_dir(): found.append(f'{path}: fetches {away}')
@@ -120,7 +123,7 @@ def brightness(browser, selector='body'):
     return sum(map(float, colour[colour.index('(')+1:-1].split(',')[:3]))/3
 
 def test_dark(browser, address):
-    "The switch makes the page dark, and it stays so on the next page."
+    "The switch makes the page dark, and it stays so on the next page; drawings turn over, paintings keep their colours."
     browser.get(f'{address}/divergence.html')
     bright = brightness(browser)
     browser.find_element(By.CSS_SELECTOR, '.quarto-color-scheme-toggle').click()
@@ -128,6 +131,10 @@ def test_dark(browser, address):
     picture(browser, 'dark')
     browser.get(f'{address}/paths.html')
     assert bright > 200 and brightness(browser) < 80
+    filters = lambda kind: {i.value_of_css_property('filter').split('(')[0] for i in browser.find_elements(By.CSS_SELECTOR, f'main img.{kind}')}
+    assert filters('drawing') == {'invert'}
+    browser.get(f'{address}/index.html')
+    assert filters('painting') == {'brightness'}
     browser.execute_script('localStorage.clear()')
 
 @pytest.mark.parametrize('page', ['index', 'divergence', 'tutorials/toy', 'explanations/notation', 'reference', 'howto/own_reward'])
@@ -139,7 +146,7 @@ def test_phone(page, browser, address):
         browser.get(f'{address}/{page}.html')
         got = browser.execute_async_script(seen)
         picture(browser, f'phone-{page.replace("/", "-")}')
-        assert got['wide'] <= 0
+        assert got['wide'] <= 0 and got['scroll'][1:] == [0, 0]
         browser.find_element(By.CSS_SELECTOR, '.quarto-btn-toggle').click()
         wait(browser, lambda b: b.find_element(By.ID, 'quarto-sidebar').is_displayed())
         picture(browser, f'phone-menu-{page.replace("/", "-")}')
@@ -151,7 +158,8 @@ def test_phone(page, browser, address):
 def test_desk(page, browser, address):
     "On a desk there are a sidebar, the page, and its table of contents."
     browser.get(f'{address}/{page}.html')
-    browser.execute_async_script(seen)
+    got = browser.execute_async_script(seen)
+    if page == 'index': assert got['scroll'] == [0, 0, 0]
     picture(browser, page.replace('/', '-'))
     for part in 'quarto-sidebar', 'TOC': assert browser.find_element(By.ID, part).is_displayed()
 
@@ -189,32 +197,65 @@ def lab(tmp_path, browser):
     with open(tmp_path/'log', 'w') as log:
         lab = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', f'--port={port}', '--IdentityProvider.token=', '--LabApp.news_url=',
                                 '--expose-app-in-browser', f'--ServerApp.root_dir={tmp_path/"work"}'], env=os.environ | own, stdout=log, stderr=log)
-    wait(browser, lambda _: answers(f'http://127.0.0.1:{port}/lab'), 60)
+    wait(browser, lambda _: answers(f'http://127.0.0.1:{port}/lab'), 180)
     yield f'http://127.0.0.1:{port}/lab'
     lab.terminate()
     lab.wait()
 
+EXPLORERS = {  # call -> how a reader moves it: a menu and what is chosen there, or a slider and the key that is pressed on it
+    'solver_explorer()': ('menu', 'solver', 'euler'),
+    'walk_explorer()': ('menu', 'solver', 'cps'),
+    'gradient_explorer()': ('menu', 'dim', '4'),
+    'monitor("run")': ('slider', 'update', Keys.ARROW_LEFT),
+    'film_explorer(bb, models)': ('slider', 'step', Keys.ARROW_RIGHT),
+    'side_by_side(bb, models)': ('slider', 'seed', Keys.ARROW_RIGHT),
+}
+
+def test_every_explorer_is_played_with():
+    "What `explore` offers with controls is what the test below opens."
+    from diffusionopd import explore
+    offered = {name for name in explore.__all__ if name.endswith('_explorer') or name in ('monitor', 'side_by_side')}
+    assert offered == {call.split('(')[0] for call in EXPLORERS}
+
+def test_static_explorers(browser, address):
+    "On the site, where nothing answers, a figure stands above each call."
+    browser.get(f'{address}/explore.html')
+    assert not browser.execute_async_script(seen)['blank']
+    above = """return [...document.querySelectorAll("main pre.sourceCode")].map(code => [code.textContent.trim(),
+        [...document.querySelectorAll("main .quarto-figure img")].filter(i => i.compareDocumentPosition(code) & Node.DOCUMENT_POSITION_FOLLOWING).map(i => i.alt).pop()])"""
+    shown = {text.split('(')[0]: alt for text, alt in browser.execute_script(above)}
+    alts = [shown.get(call.split('(')[0]) for call in EXPLORERS]
+    assert all(alts) and len(set(alts)) == len(EXPLORERS)
+
 def test_explorers_in_jupyterlab(lab, browser, tmp_path):
     "Each explorer shows its picture, and another one when a control is moved; what cannot be is told in a sentence."
-    shown = ['solver_explorer()', 'walk_explorer()', 'gradient_explorer()', 'side_by_side(bb, named_models(bb))']
-    source = ['from diffusionopd.explore import *\nfrom diffusionopd.explore import named_models\nfrom diffusionopd.backbones import load_backbone\nbb = load_backbone("embedded")', *shown]
+    (tmp_path/'work'/'run').mkdir()
+    record = lambda u: dict(update=u, loss=1/u, gap=dict(text=2/u, aesthetics=1/u), kl=dict(text=[.1/u, 1/u], aesthetics=[.2/u, .5/u]), steps=[0, 1], elapsed=u/2)
+    (tmp_path/'work'/'run'/'log.jsonl').write_text(''.join(json.dumps(record(u))+'\n' for u in range(1, 31)))
+    source = ['from diffusionopd.explore import *\nfrom diffusionopd.explore import named_models\nfrom diffusionopd.backbones import load_backbone\n'
+              'bb = load_backbone("embedded")\nmodels = named_models(bb)', *EXPLORERS]
     cells = [dict(cell_type='code', id=f'cell{i}', metadata={}, source=c, outputs=[], execution_count=None) for i, c in enumerate(source)]
     (tmp_path/'work'/'play.ipynb').write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=dict(name='python3', display_name='')), nbformat=4, nbformat_minor=5)))
-    browser.set_window_size(1300, 3400) # a notebook holds only the cells that are in view
+    browser.set_window_size(1300, 4200) # a notebook holds only the cells that are in view
     try:
         browser.get(f'{lab}/tree/play.ipynb?reset')
-        wait(browser, lambda b: len(b.find_elements(By.CSS_SELECTOR, '.jp-CodeCell')) == len(cells), 60)
-        wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, '.jp-Notebook-ExecutionIndicator[data-status=idle]'), 60)
+        wait(browser, lambda b: len(b.find_elements(By.CSS_SELECTOR, '.jp-CodeCell')) == len(cells), 180)
+        wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, '.jp-Notebook-ExecutionIndicator[data-status=idle]'), 180)
         browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        picture_of = lambda i: [im.get_attribute('src') for im in browser.find_elements(By.CSS_SELECTOR, '.widget-interact')[i].find_elements(By.TAG_NAME, 'img')]
-        wait(browser, lambda b: len(b.find_elements(By.CSS_SELECTOR, '.widget-interact')) == len(shown) and all(len(picture_of(i)) == 1 for i in range(len(shown))), 180)
+        drawing = lambda i: browser.find_elements(By.CSS_SELECTOR, '.widget-interact')[i]
+        picture_of = lambda i: [im.get_attribute('src') for im in drawing(i).find_elements(By.TAG_NAME, 'img')]
+        wait(browser, lambda b: len(b.find_elements(By.CSS_SELECTOR, '.widget-interact')) == len(EXPLORERS) and all(map(picture_of, range(len(EXPLORERS)))), 300)
         picture(browser, 'jupyterlab')
-        for i, choice in ((0, 'euler'), (1, 'cps'), (2, '4')):
+        for i, (kind, label, to) in enumerate(EXPLORERS.values()):
             before = wait(browser, lambda b: picture_of(i))
-            Select(browser.find_elements(By.CSS_SELECTOR, '.widget-interact')[i].find_element(By.TAG_NAME, 'select')).select_by_visible_text(choice)
-            wait(browser, lambda b: picture_of(i) not in ([], before), 60)
-        prompt = browser.find_elements(By.CSS_SELECTOR, '.widget-interact')[3].find_element(By.CSS_SELECTOR, 'input[type=text]')
+            control = drawing(i).find_element(By.XPATH, f'.//label[text()="{label}"]/..')
+            if kind == 'menu': Select(control.find_element(By.TAG_NAME, 'select')).select_by_visible_text(to)
+            else: control.find_element(By.CSS_SELECTOR, '.noUi-handle').send_keys(to)
+            wait(browser, lambda b: picture_of(i) not in ([], before), 120)
+        last = len(EXPLORERS)-1
+        prompt = drawing(last).find_element(By.CSS_SELECTOR, 'input[type=text]')
         prompt.clear(); prompt.send_keys('paint me a horse', Keys.ENTER)
-        wait(browser, lambda b: 'paint me a horse' in b.find_elements(By.CSS_SELECTOR, '.widget-interact .jp-OutputArea')[3].text, 60)
+        wait(browser, lambda b: 'paint me a horse' in drawing(last).find_element(By.CSS_SELECTOR, '.jp-OutputArea').text, 60)
+    finally:
         picture(browser, 'jupyterlab-after')
-    finally: browser.set_window_size(1280, 900)
+        browser.set_window_size(1280, 900)

@@ -1,7 +1,9 @@
 "What the documents say, done: commands, examples, and the site itself."
-import json, os, re, shutil, subprocess, sys
+import html, json, os, re, shutil, subprocess, sys
+from pathlib import Path
+from urllib.parse import unquote
 
-import pytest
+import pytest, yaml
 from execnb.nbio import read_nb
 from nbdev.doclinks import nbglob
 
@@ -40,6 +42,25 @@ def test_site(pages, site, repo):
     found = [*check_docs.problems(pages, site, repo/'nbs')]
     if found: pytest.fail('\n'.join(found), pytrace=False)
 
+def test_pages_say_where_they_run(site):
+    "Below its title, every page of a notebook says where it can be run, or that there is nothing to run."
+    asked = {f: re.search(r'<small>(Run this page:.*?|There is nothing to run on this page.)</small>', f.read_text(encoding='utf8')) for f in site.rglob('*.html')}
+    assert [f.name for f, found in asked.items() if not found] == ['changelog.html']
+    run = [found[1] for found in asked.values() if found and found[1].startswith('Run')]
+    there = [re.findall(r'blob/main/([^"]+)"|labpath=([^"]+)"', r) for r in run]
+    assert len(run) > 80 and all(len(found) == 2 and all(Path(unquote(a or b)).is_file() for a, b in found) for found in there)
+
+def test_titles(site):
+    "A page of Learn is called by the same phrase at its head, in the sidebar, in the browser's tab and where its neighbours point to it; it tells its module's name."
+    learn = next(p for p in yaml.safe_load(open('_quarto.yml'))['website']['sidebar']['contents'] if isinstance(p, dict) and p['section'] == 'Learn')['contents']
+    where = {docs.plain(f).replace('.ipynb', '.html'): re.match('# (.*)', read_nb(f'nbs/{f}').cells[0].source)[1] for f in learn}
+    texts = lambda page, pattern: [re.sub(r'<.*?>', '', html.unescape(t)).strip() for t in re.findall(pattern, page, re.S)]
+    for (name, title), after in zip(where.items(), [*where][1:]):
+        page = (site/name).read_text(encoding='utf8')
+        assert re.match(r'\w+: \w+ ', title) and texts(page, r'<h1.*?>(.*?)</h1>') == [title]
+        assert texts(page, rf'<a [^>]*href="(?:\./)?{after}"[^>]*>(.*?)</a>').count(where[after]) >= 2     # in the sidebar, and at the page's foot
+        assert texts(page, r'<title>(.*?)</title>')[0].startswith(title) and f'diffusionopd.{name[:-5]}</code>' in page
+
 def test_names_are_links(site):
     "A function, a class or a module that a page names in code letters leads to its place, except from its own page and from the changelog, which tells of the past."
     where = {name.split('.')[-1]: next(iter(syms.values()))[0].split('#')[0] for name, syms in docs.index().items() if syms}
@@ -57,7 +78,7 @@ def test_formulas_are_read(pages, site):
     "KaTeX, which sets the formulas in a reader's browser, understands every one."
     katex = site/'site_libs'/'katex'/'katex.min.js'
     if not (shutil.which('node') and katex.is_file()): pytest.skip('node and npm are needed to ask KaTeX')
-    formulas = [(p.path.name, display, tex.strip()[2:-2]) for p in pages.values() for display, tex in p.math]
+    formulas = [(f'{p.path.name}, {place}', display, tex.strip()[2:-2]) for p in pages.values() for display, tex, place in p.math]
     asked = f'''
 const katex = require({json.dumps(str(katex))}), wrong = []
 for (const [page, displayMode, tex] of JSON.parse(require("fs").readFileSync(0)))
@@ -79,17 +100,33 @@ WRONG = {
 def problems(docs, nbs): return [*check_docs.problems(check_docs.pages(docs), docs, nbs)]
 
 @pytest.mark.parametrize('what', WRONG)
-def test_the_site_can_be_wrong(what, tmp_path):
-    "Each kind of fault is noticed, and nothing is found in a page without any."
+def test_the_site_can_be_wrong(what, tmp_path, capsys):
+    "Each kind of fault is noticed and its place told, and nothing is found in a page without any."
     docs, nbs = tmp_path/'docs', tmp_path/'nbs'
     docs.mkdir(); nbs.mkdir()
     (docs/'heavy.js').write_bytes(os.urandom(1_600_000))
-    page = lambda body: (docs/'page.html').write_text(f'<html><body id="top"><a href="#top">up</a><code>$x$</code>{body}</body></html>')
+    page = lambda body: (docs/'page.html').write_text(f'<html><body id="top"><a href="#top">up</a><code>$x$</code>\n<h2>Some <em>part</em></h2>\n<p>$ 5\n</p>{body}</body></html>')
     page('')
-    assert problems(docs, nbs) == []
+    assert problems(docs, nbs) == [] and not check_docs.main(docs, nbs)
     page(WRONG[what])
     found = problems(docs, nbs)
-    assert len(found) == 1 and what in found[0]
+    assert len(found) == 1 and what in found[0] and ('page.html: under "Some part", line 4: ' in found[0] or 'heavy' in WRONG[what])
+    capsys.readouterr()
+    assert check_docs.main(docs, nbs) and capsys.readouterr().out == found[0]+'\n'
+
+def test_a_build_checks_itself(repo, tmp_path):
+    "A site that is built with a broken link in it is a failure, unless nobody wants to know."
+    if sys.version_info < (3, 11): pytest.skip('smalldocs, which builds the site, needs Python 3.11')
+    (tmp_path/'nbs').mkdir(); (tmp_path/'diffusionopd').mkdir()
+    shutil.copy(repo/'settings.ini', tmp_path)
+    (tmp_path/'diffusionopd'/'__init__.py').write_text('__version__ = "0.1.0"\n')
+    (tmp_path/'nbs'/'_quarto.yml').write_text('project: {type: website, output-dir: _docs}\nformat: {html: {toc: true}}\nwebsite: {title: small, sidebar: {contents: [index.ipynb]}}\n')
+    cells = [dict(cell_type='markdown', id=f'c{i}', metadata={}, source=text) for i, text in enumerate(['# Small', '## Here\n\nA page that leads [nowhere](#nowhere).'])]
+    (tmp_path/'nbs'/'index.ipynb').write_text(json.dumps(dict(cells=cells, metadata={}, nbformat=4, nbformat_minor=5)))
+    build = lambda *more: subprocess.run([sys.executable, repo/'tools'/'docs.py', *more], cwd=tmp_path, capture_output=True, text=True)
+    run = build()
+    assert run.returncode == 1 and f'1 page in {tmp_path/"_docs"}' in run.stdout and 'under "Here"' in run.stdout and '#nowhere: no such anchor' in run.stdout
+    assert build('--unchecked').returncode == 0
 
 def test_a_figure_can_be_missing(site, repo):
     "A page without one of its notebook's pictures is noticed, and so is a notebook without a page."

@@ -10,8 +10,8 @@ from shells import FULL, bash, commands, path
 def readme(): return open('README.md', encoding='utf8').read()
 
 def test_example(opd, tmp_path):
-    "The README's Python example runs as it stands, with fewer updates."
-    code = next(b for b in re.findall(r'```python\n(.*?)```', readme(), re.S) if 'demo_recipe' in b)
+    "The README's Python example, a run and the picture its student paints, runs as it stands, with fewer updates."
+    code = ''.join(b for b in re.findall(r'```python\n(.*?)```', readme(), re.S) if 'demo_recipe' in b or 'load_lora_weights' in b)
     assert len(code.splitlines()) <= 20 and 'updates=60' in code
     said = opd.python(tmp_path, code.replace('updates=60', "updates=2, batch=2, evaluation=dict(every=0, final=0)"))
     assert len(said.splitlines()) >= 2 and Image.open(tmp_path/'47.png').size == (320, 160)

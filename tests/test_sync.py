@@ -79,3 +79,45 @@ def test_every_notebook_has_a_page():
     listed = set(re.findall(r'[\w/]+\.ipynb', str(site['website']['sidebar'])))
     here = {p.relative_to('nbs').as_posix() for p in notebooks}
     fail([f'_quarto.yml does not list {p}' for p in sorted(here-listed)] + [f'_quarto.yml lists {p}, which is not there' for p in sorted(listed-here)])
+
+# _quarto.yml: the pure-Python builder passes over what it does not know, and Quarto is not everywhere.
+
+NAV = [(str, {'text': str, 'href': str})]
+GROUP = {'section': str, 'contents': []}
+GROUP['contents'] = [(*NAV[0], GROUP)]
+QUARTO = {  # of Quarto's schema (1.9), the part that this file uses: a type, a set of words, a mapping, a list; or several, of which one must fit
+    'project': {'type': {'website'}, 'output-dir': str, 'preview': {'port': int, 'browser': bool}},
+    'format': {'html': {'theme': {'light': str, 'dark': str}, 'css': str, 'fontsize': str, 'toc': bool, 'code-fold': (bool, {'show'}),
+                        'grid': {'sidebar-width': str, 'body-width': str, 'margin-width': str}}},
+    'website': {'title': str, 'favicon': str, 'search': bool, 'page-navigation': bool, 'navbar': {'background': str, 'search': bool, 'left': NAV},
+                'sidebar': {'style': {'docked', 'floating'}, 'contents': GROUP['contents']}},
+}
+
+def odd(value, shape, at=''):
+    "What of a value does not fit a shape, a line each."
+    if isinstance(shape, tuple):
+        tries = [[*odd(value, s, at)] for s in shape if type(s) is not dict or isinstance(value, dict) and value.keys() <= s.keys()]
+        yield from min(tries, key=len, default=[f'{at}: {value!r} is not one of the forms'])
+    elif isinstance(shape, dict):
+        if not isinstance(value, dict): return (yield f'{at}: {value!r} is not a mapping')
+        for k, v in value.items(): yield from odd(v, shape[k], f'{at}/{k}') if k in shape else [f'{at}/{k} is unknown']
+    elif isinstance(shape, list):
+        if not isinstance(value, list): return (yield f'{at}: {value!r} is not a list')
+        for i, v in enumerate(value): yield from odd(v, shape[0], f'{at}/{i}')
+    elif not (value in shape if isinstance(shape, set) else type(value) is shape): yield f'{at}: {value!r}'
+
+def linked(value):
+    "The pages and files that _quarto.yml names."
+    if isinstance(value, str): return {value} if re.fullmatch(r'[\w/]+\.(ipynb|md|css|svg)', value) else set()
+    return set().union(*map(linked, value.values() if isinstance(value, dict) else value if isinstance(value, list) else []))
+
+def test_quarto_knows_every_key():
+    "_quarto.yml says nothing that Quarto would not understand, and names only files that are there."
+    site = yaml.safe_load(Path('_quarto.yml').read_text(encoding='utf8'))
+    fail([*odd(site, QUARTO), *(f'{f} is not there' for f in sorted(linked(site)) if not (Path('nbs')/f).is_file())])
+
+@pytest.mark.parametrize('right, wrong', [('output-dir', 'output-dri'), ('page-navigation: true', 'page-navigation: 7'), ('style: floating', 'style: flaoting'), ('toc: true', 'toc: yess'),
+                                          ('code-fold: show', 'code-fold: shwo'), ('section: Learn', 'sektion: Learn'), ('- index.ipynb', '- 7'), ('left:', 'centre:')])
+def test_quarto_can_be_misspelt(right, wrong):
+    text = Path('_quarto.yml').read_text(encoding='utf8')
+    assert text.count(right)==1 and len([*odd(yaml.safe_load(text.replace(right, wrong)), QUARTO)])==1

@@ -1,11 +1,13 @@
 """Tell what is wrong with the site in _docs/: broken links, raw formulas, figures that lack or say nothing, heavy pages.
 
-    python tools/check_docs.py    exit with 1 if anything is wrong; `make docs` builds the site
+    python tools/check_docs.py    exit with 1 if anything is wrong; `make docs` builds the site and then does this
 
+Each fault is told with its page, the heading above it and the line of the page's HTML.
 A page weighs what its reader's browser fetches to show it: text compressed, as servers send it, and every figure.
 Fonts, of which a browser fetches the few it needs, are counted by tests/test_browser.py, which has a browser.
 """
 import gzip, re, sys
+from bisect import bisect
 from dataclasses import dataclass, field
 from functools import lru_cache
 from html.parser import HTMLParser
@@ -19,6 +21,7 @@ from readme import picture
 
 HEAVIEST = 1.5e6  # bytes
 link = re.compile(r'\]\([^)\s]+\)')
+HEADS = {f'h{i}' for i in range(1, 7)}
 SILENT = {'script', 'style', 'code', 'pre', 'svg'}  # what they hold is not prose
 VOID = {'area', 'base', 'br', 'col', 'embed', 'hr', 'img', 'input', 'link', 'meta', 'source', 'track', 'wbr'}
 raw = re.compile(r'\$\$|(?<![\w\\])\$[^$\n]{1,80}\$(?!\d)|\\(?:begin|end|frac|tfrac|mathrm|mathbb|mathcal|lVert|operatorname|sqrt|sum|tag)\b')
@@ -31,23 +34,34 @@ class Page(HTMLParser):
     links: list = field(default_factory=list)
     needs: set = field(default_factory=set)   # files fetched to show it
     alts: list = field(default_factory=list)  # of figures: (source, text)
-    math: list = field(default_factory=list)  # formulas: (is it displayed?, TeX)
-    prose: list = field(default_factory=list)
+    math: list = field(default_factory=list)  # formulas: (is it displayed?, TeX, its place)
+    prose: dict = field(default_factory=dict) # the text under each heading: [(line, text), ...]
+    where: dict = field(default_factory=dict) # address of a link or a file -> the place that first asks for it
     stack: list = field(default_factory=list) # open tags with their classes
+    head: tuple = (0, '')                     # of the part that is read: its number and its words
 
     def __post_init__(self):
         super().__init__()
         self.feed(self.path.read_text(encoding='utf8'))
 
+    def place(self, line=None, head=None):
+        "Where something stands, in words; where the reading is, if nothing else is said."
+        (_, words), line = head or self.head, line or self.getpos()[0]
+        return f'under "{" ".join(words.split())}", line {line}' if words.strip() else f'line {line}'
+
     def handle_starttag(self, tag, attrs):
         a = dict(attrs)
         kind = a.get('class') or ''
         if tag not in VOID: self.stack.append((tag, kind))
+        if tag in HEADS: self.head = (self.head[0]+1, '')
+        for ref in (a.get('href'), a.get('src', '')): self.where.setdefault(ref, self.place())
         self.ids |= {a[k] for k in ('id', 'name') if a.get(k)}
         if tag == 'a' and a.get('href'): self.links.append(a['href'])
         if tag == 'img': self.alts.append((a.get('src', ''), a.get('alt') or ''))
-        if tag == 'svg': self.alts.append(('an inline svg', a.get('aria-label') or ''))
-        if 'math' in kind.split(): self.math.append(('display' in kind, ''))
+        if tag == 'svg':
+            self.where.setdefault('an inline svg', self.place())
+            self.alts.append(('an inline svg', a.get('aria-label') or ''))
+        if 'math' in kind.split(): self.math.append(('display' in kind, '', self.place()))
         if tag in ('img', 'script') and a.get('src'): self.needs.add(a['src'])
         if tag == 'link' and a.get('rel') == 'stylesheet': self.needs.add(a['href'])
 
@@ -55,8 +69,10 @@ class Page(HTMLParser):
         while self.stack and self.stack.pop()[0] != tag: pass
 
     def handle_data(self, text):
-        if any('math' in kind.split() for _, kind in self.stack): self.math[-1] = (self.math[-1][0], self.math[-1][1]+text)
-        elif not any(t in SILENT for t, _ in self.stack): self.prose.append(text)
+        tags = {t for t, _ in self.stack}
+        if tags & HEADS: self.head = (self.head[0], self.head[1]+text)
+        if any('math' in kind.split() for _, kind in self.stack): self.math[-1] = (self.math[-1][0], self.math[-1][1]+text, self.math[-1][2])
+        elif not tags & SILENT: self.prose.setdefault(self.head[0], []).append((self.getpos()[0], text, self.head))
 
     def at(self, ref):
         "The file that a link of this page points to, and the anchor in it; none where it leaves the site."
@@ -75,20 +91,26 @@ def broken(site):
             file, anchor = page.at(ref)
             if file is None or ref == '#': continue
             if file.is_dir(): file = file/'index.html'
-            if not file.is_file(): yield page, f'{ref} is not there'
-            elif anchor and file in site and anchor not in site[file].ids: yield page, f'{ref}: no such anchor'
+            if not file.is_file(): yield page, f'{page.where[ref]}: {ref} is not there'
+            elif anchor and file in site and anchor not in site[file].ids: yield page, f'{page.where[ref]}: {ref}: no such anchor'
 
 def untypeset(site):
     "TeX and Markdown that stand in the prose, where no reader's browser looks for them."
     for page in site.values():
-        for what, marks in (('formula', raw), ('link', link)):
-            for found in marks.findall(' '.join(page.prose)): yield page, f'a {what} is not marked as one: {found!r}'
+        for pieces in page.prose.values():
+            starts = [0]
+            for _, text, _ in pieces: starts.append(starts[-1]+len(text)+1)
+            for what, marks in (('formula', raw), ('link', link)):
+                for found in marks.finditer(' '.join(text for _, text, _ in pieces)):
+                    i = bisect(starts, found.start())-1
+                    line = pieces[i][0]+pieces[i][1][:found.start()-starts[i]].count('\n')
+                    yield page, f'{page.place(line, pieces[i][2])}: a {what} is not marked as one: {found[0]!r}'
 
 def mute(site):
     "Figures without a description."
     for page in site.values():
         for src, alt in page.alts:
-            if len(alt.split()) < 4: yield page, f'{src[:60]} has no alt text to speak of: {alt!r}'
+            if len(alt.split()) < 4: yield page, f'{page.where[src]}: {src[:60]} has no alt text to speak of: {alt!r}'
 
 def heavy(site, most=HEAVIEST):
     "Pages that are slow to fetch."
@@ -127,13 +149,15 @@ def problems(site, docs, nbs):
     for found in broken(site), untypeset(site), mute(site), heavy(site), missing(site, docs, nbs):
         for page, what in found: yield f'{getattr(page, "path", page)}: {what}'
 
-if __name__ == '__main__':
-    cfg = get_config()
-    if not cfg.doc_path.is_dir(): sys.exit('there is no site: make docs')
-    site = pages(cfg.doc_path)
-    found = [*problems(site, cfg.doc_path, cfg.nbs_path)]
+def main(docs, nbs):
+    "Tell what is wrong with the site in `docs`, or that nothing is; true if anything is."
+    site = pages(docs)
+    if not site: return print(f'there is no page in {docs}: make docs') or True
+    found = [*problems(site, docs, nbs)]
     heaviest = max(site.values(), key=lambda p: weight(p)[0])
     print('\n'.join(found) or f'{len(site)} pages, {sum(len(p.links) for p in site.values())} links, {sum(len(p.math) for p in site.values())} formulas, '
           f'{sum(len(p.alts) for p in site.values())} figures: nothing is wrong; heaviest {heaviest.path.name}: '
           f'{weight(heaviest)[0]/1e6:.2f} MB, {weight(heaviest)[1]/1e6:.2f} MB unpacked')
-    sys.exit(bool(found))
+    return bool(found)
+
+if __name__ == '__main__': sys.exit(main(get_config().doc_path, get_config().nbs_path))

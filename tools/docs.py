@@ -1,8 +1,12 @@
-"""Build the site in _docs/ from the notebooks: with Quarto where it is installed, else with smalldocs.
+"""Build the site in _docs/ from the notebooks, with Quarto where it is installed, else with smalldocs; then check it.
+
+    python tools/docs.py                exit with 1 if the site cannot be built, or if check_docs.py finds a fault in it
+    python tools/docs.py --unchecked    build only
 
 nbdev's own `nbdev_docs` would install Quarto as root, so its processor is called here directly. What smalldocs lacks is
-done here: pages named as links name them, figures as files with their alt text, no fonts of third parties, and KaTeX
-beside the pages where npm can fetch it (else the reader's browser takes it from a CDN), so that the site works offline.
+done here: pages named as links name them, figures as files with their alt text, which open alone at a touch, no fonts of
+third parties, and KaTeX beside the pages where npm can fetch it (else the reader's browser takes it from a CDN), so that
+the site works offline.
 """
 import html, re, shutil, subprocess, sys, tempfile
 from pathlib import Path
@@ -12,22 +16,27 @@ from nbdev.config import get_config
 from nbdev.doclinks import _build_modidx
 from nbdev.process import extract_directives
 from nbdev.serve import proc_nbs
+import check_docs
 from readme import picture
 
-prefix = re.compile(r'\b\d+[a-z]*_(\w+\.ipynb)')
+prefix = re.compile(r'(https?://[^\s)\"\\]+)|\b\d+[a-z]*_(\w+\.ipynb)')  # of a notebook; addresses elsewhere, such as Colab's, keep it
 outfile = re.compile(r'output-file: [^"\\]*\\n')
 fences = re.compile(r'(^```.*?^```)', re.S | re.M)
 fence, link = re.compile(r'^```.*?^```', re.S | re.M), re.compile(r'\[(`[^`]*`)\]\([^)]*\)')
 quartos = re.compile(r'^ +grid: .*\n', re.M)  # what only Quarto knows in _quarto.yml: smalldocs takes the widths from styles.css
 cdn = re.compile(r'https://cdn\.jsdelivr\.net/npm/katex@([\d.]+)/dist/')
 
+def plain(text):
+    "A text with notebooks named as their pages are, without numbers."
+    return prefix.sub(lambda m: m[1] or m[2], text)
+
 def flatten(p):
     "Name the pages in `p` without their numbers, as Quarto does by `output-file`, for that is where links point; drop what only Quarto knows."
     for f in [*p.rglob('*.ipynb'), p/'_quarto.yml']:
-        f.write_text(outfile.sub(r'\\n', prefix.sub(r'\1', f.read_text(encoding='utf8'))), encoding='utf8')
+        f.write_text(outfile.sub(r'\\n', plain(f.read_text(encoding='utf8'))), encoding='utf8')
     yml = p/'_quarto.yml'
     yml.write_text(quartos.sub('', yml.read_text(encoding='utf8')), encoding='utf8')
-    for f in [*p.rglob('*.ipynb')]: f.rename(f.with_name(prefix.sub(r'\1', f.name)))
+    for f in [*p.rglob('*.ipynb')]: f.rename(f.with_name(plain(f.name)))
 
 def index():
     "What each module holds, as nbdev found it: module -> name -> (page, file)."
@@ -36,15 +45,18 @@ def index():
     return space['d']['syms']
 
 def modules(p):
-    "Link every module named in the prose and in the Markdown outputs of the notebooks in `p` to its page; nbdev links functions and classes only."
+    """Link every module named in the prose and in the Markdown outputs of the notebooks in `p` to its page, for nbdev links functions and
+    classes only; and say on that page, whose title is a phrase, what Python calls it."""
     pages = {name.split('.')[-1]: next(iter(syms.values()))[0].split('#')[0] for name, syms in index().items() if syms}
     name = re.compile(r'(?<![\[`\w])`('+'|'.join(sorted(pages, key=len, reverse=True))+r')`(?![`\]])')
     for nb in p.rglob('*.ipynb'):
         cells, up, own = read_nb(nb), '../'*(len(nb.relative_to(p).parts)-1), re.sub(r'^\d+[a-z]*_', '', nb.stem)
-        linked = lambda m: m[0] if m[1] == own else f'[{m[0]}]({up}{pages[m[1]]})'
+        here = nb.relative_to(p).with_name(own+'.html').as_posix() == pages.get(own)  # this is the page of the module `own`
+        linked = lambda m: m[0] if here and m[1] == own else f'[{m[0]}]({up}{pages[m[1]]})'
         prose = lambda text: ''.join(part if fence.match(part) else name.sub(linked, part) for part in fences.split(text))
         for c in cells.cells:
             if c.cell_type == 'markdown': c.source = prose(c.source)
+            if here and c.source.startswith('<small>Run this page:'): c.source = c.source.replace('</small>', f'. Module `{get_config().lib_name}.{own}`</small>')
             for o in c.get('outputs', []):
                 if text := ''.join(o.get('data', {}).get('text/markdown', '')): o['data']['text/markdown'] = prose(text)
         write_nb(cells, nb)
@@ -60,12 +72,17 @@ def near(nb, home):
     up = '../'*(len(nb.relative_to(get_config().config_path/'_proc').parts)-1)
     nb.write_text(re.sub(re.escape(home)+r'([^)\s]*?#\w+)[\w.]*', rf'{up}\1', nb.read_text(encoding='utf8')), encoding='utf8')
 
-def figure(src, options):
-    "A picture in the markup of a figure."
+def kind(pic):
+    "How a picture `(suffix, bytes)` can be shown in the dark: a `drawing` of lines and letters turns over, what holds pixels is a `painting` and does not."
+    return 'drawing' if pic[0] == '.svg' and b'<image' not in pic[1] else 'painting'
+
+def figure(src, options, kind):
+    "A picture in the markup of a figure; it leads to its file, which a reader of a small screen can enlarge."
     alt, cap = (html.escape(str(options.get(k, ''))) for k in ('fig-alt', 'fig-cap'))
     caption = f'<figcaption>{cap}</figcaption>' if cap else ''
     return (f'<div class="quarto-figure quarto-figure-center"><figure class="figure">'
-            f'<p><img src="{src}" alt="{alt}" class="img-fluid figure-img" loading="lazy"></p>{caption}</figure></div>')
+            f'<p><a href="{src}" title="Open the figure alone"><img src="{src}" alt="{alt}" class="img-fluid figure-img {kind}" loading="lazy"></a></p>'
+            f'{caption}</figure></div>')
 
 def options(cell):
     "The directives of a cell."
@@ -80,7 +97,7 @@ def figures(nb):
             folder.mkdir(exist_ok=True)
             file = folder/f'cell-{i}-{j}{pic[0]}'
             file.write_bytes(pic[1])
-            o['data'] = {'text/html': figure(f'{folder.name}/{file.name}', options(c))}
+            o['data'] = {'text/html': figure(f'{folder.name}/{file.name}', options(c), kind(pic))}
     write_nb(cells, nb)
 
 def fonts(docs):
@@ -111,8 +128,8 @@ def fetch(package, target):
                 shutil.copy(f, to)
     return True
 
-def main():
-    cfg = get_config()
+def build(cfg):
+    "Write the site; a word or a number other than 0 where that fails."
     for d in cfg.config_path/'_proc', cfg.doc_path: shutil.rmtree(d, ignore_errors=True)
     _build_modidx()
     p = proc_nbs(n_workers=0)
@@ -124,13 +141,18 @@ def main():
         for f in p.rglob('*.ipynb'):
             near(f, cfg.doc_host+cfg.doc_baseurl+'/')
             figures(f)
-    res = subprocess.call([quarto, 'render', p] if quarto else [smalldocs, 'render', '--strict', p])
+    res = subprocess.call([quarto, 'render', p] if quarto else [smalldocs, 'render', '--strict', '--quiet', p])  # it would name a folder that moves
     if res: return res
     shutil.move(p/cfg.doc_path.name, cfg.doc_path)
     if not quarto:
         for d in p.rglob('*_files'): shutil.copytree(d, cfg.doc_path/d.relative_to(p))
         fonts(cfg.doc_path)
         katex(cfg.doc_path)
-    return res
+    n = sum(1 for _ in cfg.doc_path.rglob('*.html'))
+    print(f'{n} page{"s"*(n != 1)} in {cfg.doc_path}')
 
-if __name__ == '__main__': sys.exit(main())
+def main(args):
+    cfg = get_config()
+    return build(cfg) or ('--unchecked' not in args and check_docs.main(cfg.doc_path, cfg.nbs_path))
+
+if __name__ == '__main__': sys.exit(main(sys.argv[1:]))

@@ -3,16 +3,19 @@
     python tools/first_cells.py [NOTEBOOK ...]          the ones named, else all
     python tools/first_cells.py --check [NOTEBOOK ...]  write nothing; exit with 1 if that would change anything
 
-The first code cell does nothing where the package is installed, and tests and the site leave it out. The last one exports the notebook
-in a checkout with nbdev, and is silent where a reader has only the wheel.
+Every page says below its title where it can be run: its cells, or its commands where it has no other code; a page of prose says that there
+is nothing to run. The first code cell does nothing where the package is installed, and tests and the site leave it out. The last one exports
+the notebook in a checkout with nbdev, and is silent where a reader has only the wheel.
 """
-import hashlib, json, sys
+import hashlib, json, re, sys
 from pathlib import Path
 from urllib.parse import quote
 
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
 
+shell = re.compile(r'^```(?:sh|bash)\n', re.M)
+PROSE = '<small>There is nothing to run on this page.</small>'
 FOOTER = '#| hide\nimport nbdev; nbdev.nbdev_export()'
 TOLERANT = '#| hide\ntry: import nbdev; nbdev.nbdev_export()   # in a checkout; a reader of the wheel needs no nbdev\nexcept ImportError: pass'
 
@@ -21,30 +24,35 @@ def setup(cfg):
     return ('#| hide\n#| eval: false\ntry: import diffusionopd\n'
             f"except ImportError: get_ipython().run_line_magic('pip', 'install -q diffusionopd@git+{cfg.git_url}')")
 
-def links(cfg, path):
-    "Where the notebook at `path`, relative to the repository, can be run."
+def links(cfg, path, runs):
+    "Where the notebook at `path`, relative to the repository, can be run; `runs` says what of it."
+    if runs == 'nothing': return PROSE
     colab = cfg.git_url.replace('https://github.com/', 'https://colab.research.google.com/github/')
     binder = cfg.git_url.replace('https://github.com/', 'https://mybinder.org/v2/gh/')
-    return f'<small>Run this page: [Colab]({colab}/blob/{cfg.branch}/{path}), [Binder]({binder}/{cfg.branch}?labpath={quote(path, safe="")})</small>'
+    way = ' its commands, in a terminal of' if runs == 'commands' else ''
+    return f'<small>Run this page:{way} [Colab]({colab}/blob/{cfg.branch}/{path}), [Binder]({binder}/{cfg.branch}?labpath={quote(path, safe="")})</small>'
 
 def cell(kind, source, stem):
     "A cell whose id follows from the notebook and its purpose."
     c = dict(cell_type=kind, id=hashlib.sha256(f'{stem} {kind} first'.encode()).hexdigest()[:8], metadata={}, source=source.splitlines(True))
     return c if kind == 'markdown' else c | dict(execution_count=None, outputs=[])
 
-def runnable(nb, path): return Path(path).name != 'index.ipynb' and any(  # which is the README too
-    c['cell_type'] == 'code' and 'nbdev_export(' not in ''.join(c['source']) for c in nb['cells'])
+def runs(nb):
+    "What of a notebook can be run: its `cells`, only the `commands` in its prose, or `nothing`."
+    text = lambda kind: [''.join(c['source']) for c in nb['cells'] if c['cell_type'] == kind]
+    if any('nbdev_export(' not in source for source in text('code')): return 'cells'
+    return 'commands' if any(map(shell.search, text('markdown'))) else 'nothing'
 
 def mended(nb, path, cfg):
     "The notebook with its first cells and last one in place; the cells of `nb` itself otherwise."
-    if not runnable(nb, path): return nb
     stem, text = Path(path).with_suffix('').as_posix(), lambda c: ''.join(c['source'])
-    new = [cell('markdown', links(cfg, path), stem), cell('code', setup(cfg), stem)]
     ids = {cell(k, '', stem)['id'] for k in ('markdown', 'code')}
-    own = lambda c: c['id'] in ids or text(c).startswith('<small>Run this page:') or text(c) == setup(cfg)  # also copies, of another notebook
+    own = lambda c: c['id'] in ids or text(c).startswith(('<small>Run this page:', PROSE)) or text(c) == setup(cfg)  # also copies, of another notebook
     cells = [c for c in nb['cells'] if not own(c)]
     cells = [c | dict(source=TOLERANT.splitlines(True)) if text(c).strip() == FOOTER else c for c in cells]
-    return nb | dict(cells=cells[:1] + new + cells[1:])
+    what = runs(nb | dict(cells=cells))
+    new = [cell('markdown', links(cfg, path, what), stem), cell('code', setup(cfg), stem)]
+    return nb | dict(cells=cells[:1] + new[:1 if what == 'nothing' else 2] + cells[1:])
 
 def main(args):
     cfg = get_config()
