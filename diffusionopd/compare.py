@@ -214,6 +214,7 @@ def with_new_fields(
     try: return begun | dict(settings=found.settings(**begun['settings']).model_dump(mode='json')) if found else begun
     except (KeyError, TypeError, ValidationError): return begun
 
+# %% ../nbs/24g_compare.ipynb #c0de7680
 def done_run(
     suite:Suite, # of the arms
     arm:str,     # one of them
@@ -410,7 +411,7 @@ def stage1_rate(
     n = sum(c.passes for c in costs)
     return sum(c.seconds for c in costs)/n if n else math.nan
 
-# %% ../nbs/24g_compare.ipynb #ae8c35d6
+# %% ../nbs/24g_compare.ipynb #ae8c35d0
 def asked_less(
     suite:Suite, # of the arms
     arm:str,     # of a complete run that has but one evaluation
@@ -421,6 +422,7 @@ def asked_less(
     k = suite.evaluation.along
     return dict(last, final=False, n=k, scores=means({t: {what: v[:k] for what, v in m.items()} for t, m in load_marks(suite, arm, seed).items()}))
 
+# %% ../nbs/24g_compare.ipynb #ae8c35d6
 def rows_of_run(
     suite:Suite, # of the arms
     arm:str,     # of a complete run

@@ -240,8 +240,7 @@ def resumable(
     "The checkpoint to go on from."
     tidy(folder)
     at, bad = newest(folder)
-    there = next((what for what, mark in dict(student='student', specialist='manifest.json').items() if (folder/mark).exists()), None)
-    refuse(at is None and there is not None, f'{folder} holds a finished {there} and no checkpoint to go on from: name another folder with --out')
+    for what, mark in (('student', 'student'), ('specialist', 'manifest.json')): refuse(at is None and (folder/mark).exists(), f'{folder} holds a finished {what} and no checkpoint to go on from: name another folder with --out')
     if at is None: logger.warning(f'{folder} holds no checkpoint yet: the run begins again')
     return at, bad
 
@@ -394,7 +393,7 @@ def distill(
         finally: keep(run, folder, calm)
         yield finish(run, folder, command, journal.tell, journal)
 
-# %% ../nbs/23_runs.ipynb #db0efe88
+# %% ../nbs/23_runs.ipynb #db0efe80
 def begin_teaching(
     r:TeachRecipe,  # settings
     resume:bool,    # go on from the last good checkpoint in `r.out`
@@ -417,6 +416,7 @@ def last_scores(
     "What the last evaluation said."
     return next((r['scores'] for r in reversed(read_log(folder/'log.jsonl')) if r.get('scores')), {})
 
+# %% ../nbs/23_runs.ipynb #db0efe88
 def teach_to(
     r:TeachRecipe,     # settings
     command:str='',    # for the manifest

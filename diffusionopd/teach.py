@@ -134,7 +134,6 @@ class Training:
     generator: torch.Generator # of order, levels and noise
     tally: Tally = field(default_factory=Tally)
     done: int = 0  # rounds
-
     def ask(self, name, grad=False): return tallied(adapter_field(self.bb, name, grad), self.tally, grad) # an adapter, or None for the base, as a counted field
 
     @property

@@ -66,6 +66,7 @@ def levels_by(
     "What gains along a run are measured by: an evaluation of few questions is compared with base and specialist at the same few."
     return {n: levels(rows, field, teachers, base, n) for n in sorted({r['n'] for r in rows})}
 
+# %% ../nbs/24f_tidy.ipynb #f94578a0
 def share(
     score:float, # of the student
     base:float,  # of the base
