@@ -80,10 +80,10 @@ def draw_solver(
     fig, (left, mid, right) = panels(3, 3, 3.4, 2.8)
     for name, c, mark in zip(('a', 'b', 'std'), CYCLE, 'os^'): left.plot(at, [getattr(k, name) for k in ks], mark+'-', ms=3, color=c, label=name)
     for name, c, mark in zip(names, CYCLE, 'os^'): mid.plot(at, (w := weights(name, ks))/w.sum(), mark+'-', ms=3, color=c, label=name)
-    right.bar(at, D, color=STUDENT)
-    noisy = all(k.std for k in ks)
+    right.bar(at, D, color=[STUDENT if k.std else '#BBBBBB' for k in ks])
+    nats, rest = (float(sum(d for d, k in zip(D, ks) if bool(k.std) == noise)) for noise in (True, False)) # of two units, which are not added
     left.set(title=f'{solver}, eta {eta if any(k.std for k in ks) else 0:g}', xlabel='step'); mid.set(title='share of the loss', xlabel='step', ylim=(0, None))
-    right.set(title=f'{"path KL" if noisy else "surrogate"} {float(D.sum()):.3g}'+' nats'*noisy, xlabel='step')
+    right.set(title=', '.join([f'path KL {nats:.3g} nats']*any(k.std for k in ks)+[f'surrogate {rest:.3g}']*(not all(k.std for k in ks))), xlabel='step')
     for ax in (left, mid): ax.legend(frameon=False, fontsize=8)
     return fig
 
@@ -125,8 +125,8 @@ def draw_walk(
     for mu, c, name in ((mu_s, STUDENT, 'student'), (mu_t, TEACHER, 'teacher')): ax.plot(*mu.T, 'o', ms=4, color=c, label=name)
     ax.set(xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), aspect='equal', title=f'step {step}: from noise level {k.sigma:.2f} to {k.sigma_next:.2f}'); ax.legend(frameon=False, fontsize=8, loc='upper left')
     D = [kl_weight(s.kernel)*float((s.out - teacher(s.x, s.kernel.sigma, None)).square().sum(1).mean()) for s in walk]
-    side.bar(range(steps), D, color=[STUDENT if j == step else '#BBBBBB' for j in range(steps)])
-    side.set(xlabel='step', ylabel='nats' if k.std else 'surrogate', title=f'mean divergence of this step {D[step]:.3g}')
+    side.bar(range(steps), D, color=[STUDENT if j == step else '#BBBBBB' for j in range(steps)], hatch=['' if s.kernel.std else '//' for s in walk])
+    side.set(xlabel='step', ylabel='nats' if all(s.kernel.std for s in walk) else 'surrogate' if not any(s.kernel.std for s in walk) else 'nats; hatched, without noise: surrogate', title=f'mean divergence of this step {D[step]:.3g}')
     return fig
 
 # %% ../nbs/26_explore.ipynb #935b3736
@@ -282,7 +282,7 @@ def monitor(
         return (Path(folder)/'student').is_dir()                                       # nothing is to come
     again.on_click(lambda _: look(True))
     timed(follow, seconds, look)
-    return VBox([HBox([again, follow, seconds, state]), drawing, picture, grids])
+    return VBox([HBox([again, follow, seconds, state]), drawing, picture, words, grids])
 
 # %% ../nbs/26_explore.ipynb #e2055dda
 def draw_film(

@@ -242,7 +242,7 @@ def test_explorers_in_jupyterlab(lab, browser, tmp_path):
         wait(browser, lambda b: len(b.find_elements(By.CSS_SELECTOR, '.jp-CodeCell')) == len(cells), 180)
         wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, '.jp-Notebook-ExecutionIndicator[data-status=idle]'), 180)
         browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        drawing = lambda i: browser.find_elements(By.CSS_SELECTOR, '.widget-interact')[i]
+        drawing = lambda i: browser.find_elements(By.CSS_SELECTOR, '.jp-CodeCell')[i+1].find_element(By.CSS_SELECTOR, '.jp-Cell-outputArea')
         picture_of = lambda i: [im.get_attribute('src') for im in drawing(i).find_elements(By.TAG_NAME, 'img')]
         wait(browser, lambda b: len(b.find_elements(By.CSS_SELECTOR, '.widget-interact')) == len(EXPLORERS) and all(map(picture_of, range(len(EXPLORERS)))), 300)
         picture(browser, 'jupyterlab')
@@ -255,7 +255,8 @@ def test_explorers_in_jupyterlab(lab, browser, tmp_path):
         last = len(EXPLORERS)-1
         prompt = drawing(last).find_element(By.CSS_SELECTOR, 'input[type=text]')
         prompt.clear(); prompt.send_keys('paint me a horse', Keys.ENTER)
-        wait(browser, lambda b: 'paint me a horse' in drawing(last).find_element(By.CSS_SELECTOR, '.jp-OutputArea').text, 60)
+        wait(browser, lambda b: 'paint me a horse' in drawing(last).text, 60)
+        assert 'Traceback' not in drawing(last).text
     finally:
         picture(browser, 'jupyterlab-after')
         browser.set_window_size(1280, 900)
