@@ -134,7 +134,10 @@ def walk_explorer(
     show=None, # see `explorer`
 ):             # see `explorer`
     "Drag the step; choose solver, noise, steps and seed."
-    return explorer(draw_walk, show, step=(0, 19), solver=list(SOLVERS), eta=(0., 1.5, .1), steps=(2, 20), n=[12, 50], seed=(0, 9))
+    made = explorer(draw_walk, show, step=(0, 9), solver=list(SOLVERS), eta=(0., 1.5, .1), steps=(2, 20), n=[12, 50], seed=(0, 9))
+    step, steps = (next(c for c in made.children if getattr(c, 'description', '') == name) for name in ('step', 'steps'))
+    steps.observe(lambda change: setattr(step, 'max', change.new-1), 'value')                 # no step that the walk does not have
+    return made
 
 # %% ../nbs/26_explore.ipynb #0eb59190
 def draw_gradients(
