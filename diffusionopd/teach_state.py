@@ -8,7 +8,6 @@ __all__ = ['LOOSE', 'POLICIES', 'teach_core', 'teach_origins', 'teach_tensors', 
 
 # %% ../nbs/21c_teach_state.ipynb #7c5e0002
 from pathlib import Path
-import torch
 from safetensors.torch import load_file
 from .adapters import adapter_parameters, file_hash
 from .checkpoints import differences, discard, checkpoints, listed, prompt_hash, prune, verified, write_state
