@@ -38,7 +38,7 @@ def embedded(merge=True, tasks=3, guidance=1., steps=5, **more):
     of = {n: known[i % 3] for i, n in enumerate(names)}
     run = open_run(demo_recipe(merge_teachers=merge, trackers=[], tasks={
         n: dict(prompts=f'embedded:{t}', teacher=f'embedded:{t}', reward='embedded', guidance=guidance) for n, t in of.items()},
-        rollout=dict(steps=steps, guidance=guidance), **more))
+        rollout=dict(steps=steps, guidance=guidance) | more.pop('rollout', {}), **more))
     disturb(run.params)
     return run
 
@@ -217,7 +217,9 @@ def between(v, form='{:.2f}'): return f"{form.format(v[0])} ({form.format(v[1])}
 
 def mib(n): return '' if n is None else f'{n/2**20:.1f}'
 
-def say(s): print(s, file=sys.stderr, flush=True)
+def say(s): print(f'{time.perf_counter()-BORN:.0f} s: {s}', file=sys.stderr, flush=True)
+
+BORN = time.perf_counter()
 
 def save(result, path):
     if path: Path(path).write_text(json.dumps(result, indent=1)+'\n')
