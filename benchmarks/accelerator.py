@@ -23,12 +23,9 @@ def one_round(path, solver, eta):
 
 def agreement(folder, solver, eta):
     "That round on the CPU and here: the largest relative difference of a loss, and the gradients' difference over their norm."
-    there, here = folder/'cpu', folder/'here'
-    os.environ['ACCELERATE_USE_CPU'] = '1'
-    places = [fresh(__file__, '--round', there, solver, eta)]
-    del os.environ['ACCELERATE_USE_CPU']
-    places.append(fresh(__file__, '--round', here, solver, eta))
-    a, b = load_file(there), load_file(here)
+    files = [folder/f'{where}-{solver}' for where in ('cpu', 'here')]
+    places = [fresh(__file__, '--round', f, solver, eta, ACCELERATE_USE_CPU=str(int(f is files[0]))) for f in files]
+    a, b = map(load_file, files)
     x, y, g, h = a.pop('loss'), b.pop('loss'), flat(a), flat(b)
     return dict(solver=solver, eta=eta, places=places, states=len(x), loss=float((y/x-1).abs().max()), gradient=float((g-h).norm()/g.norm()))
 
@@ -39,20 +36,21 @@ MEDIUM = dict(num_layers=24, attention_head_dim=64, num_attention_heads=24, in_c
 TINY = dict(SD3, sample_size=8)
 
 def write_model(folder, size, rank=32, tasks=3):
-    "A random base in bfloat16 and adapters of its teachers."
+    "A random base in bfloat16 and adapters of its teachers, in a folder; the base comes back."
     place = own_device()
     torch.manual_seed(0)
     with place: pipe = small_sd3(**size)
     pipe.to(torch.bfloat16).save_pretrained(folder/'base')
     del pipe
     (folder/'p.txt').write_text(''.join(f'a {c} {s}\n' for c in ('red', 'blue', 'green') for s in ('ring', 'disc', 'square', 'plus')))
-    bb = load_backbone(str(folder/'base'), device=place, dtype=torch.bfloat16)
+    bb = load_backbone(str(folder/'base'), torch.bfloat16, place)
     for i in range(tasks):
         add_lora(bb, f't{i}', rank=rank, seed=i)
         for k, p in adapter_parameters(bb.net, f't{i}').items():
             if 'lora_B' in k: torch.nn.init.normal_(p, std=.02)
         save_adapter(bb, f't{i}', folder/f't{i}', Manifest('teacher', f't{i}'))
         remove(bb.net, f't{i}')
+    return bb
 
 def recipe_of(folder, tasks=3, rank=32, batch=4, **more):
     return make_recipe(DistillRecipe, dict(
@@ -104,6 +102,15 @@ def large(folder, bb, name, repeats):
     if device.type == 'cuda': torch.cuda.empty_cache()
     return out
 
+def fitting(folder, bb, name, repeats):
+    "The same, or no numbers where the device has not the room."
+    try: return large(folder, bb, name, repeats)
+    except torch.OutOfMemoryError:
+        for n in list(bb.net.peft_config): remove(bb.net, n)
+        gc.collect(); torch.cuda.empty_cache()
+        r = recipe_of(folder, **WAYS_OF[name])
+        return dict(way=name, rows=r.batch*len(r.tasks), steps=r.rollout.steps, seconds=[math.nan]*3, peak=math.nan)
+
 def matrices(n, repeats=20):
     "Operations a second of a large product of matrices in bfloat16: what the device reaches at best."
     device = own_device()
@@ -137,14 +144,17 @@ def main():
     if own_device().type != 'cuda' and not a.small and not a.plan_only: sys.exit('no CUDA device is here: --small tries the script with a small model')
     folder = Path(tempfile.mkdtemp())
     try:
-        say('agreement'); agree = [] if a.plan_only else [agreement(folder, *s) for s in (('euler', 0.), ('flow_sde', .7))]
-        say('model'); write_model(folder, TINY if a.small else MEDIUM)
+        say('model'); bb = write_model(folder, TINY if a.small else MEDIUM)
         say('plans'); plans = json.loads(Path(a.plans).read_text()) if a.plans and Path(a.plans).exists() else {k: planned(folder, more) for k, more in WAYS_OF.items()}
         if a.plans: save(plans, a.plans)
         if a.plan_only: return
-        say('load'); bb, out = load_backbone(str(folder/'base'), torch.bfloat16, own_device()), []
-        for name in WAYS_OF: say(name); out.append(large(folder, bb, name, a.repeats) | plans[name])
-        r = dict(device=device_name(), hardware=hardware(), repeats=a.repeats, agree=agree, large=out, forward=timed(recipe_of(folder)), matrices=matrices(8192 if not a.small else 256))
+        out = []
+        for name in WAYS_OF:
+            out.append(fitting(folder, bb, name, a.repeats) | plans[name])
+            say(f"{name}: {out[-1]['seconds'][0]:.2f} s, {said_bytes(out[-1]['peak'])}")
+        measured = dict(forward=timed(recipe_of(folder)), matrices=matrices(8192 if not a.small else 256))
+        del bb; say('agreement'); agree = [agreement(folder, *s) for s in (('euler', 0.), ('flow_sde', .7))]
+        r = dict(device=device_name(), hardware=hardware(), repeats=a.repeats, agree=agree, large=out, **measured)
     finally: shutil.rmtree(folder)
     save(r, a.json)
     print(report(r))

@@ -197,9 +197,9 @@ def high_water(f):
     before = resident('VmRSS'); f()
     return resident('VmHWM')-before
 
-def fresh(script, *args):
+def fresh(script, *args, **more):
     "The last line that a script prints in a process of its own, as JSON."
-    env = os.environ | dict(MALLOC_MMAP_THRESHOLD_='131072') # glibc: what a tensor frees goes back to the system, so that residence is use and not history
+    env = os.environ | more | dict(MALLOC_MMAP_THRESHOLD_='131072') # glibc: what a tensor frees goes back to the system, so that residence is use and not history
     done = subprocess.run([sys.executable, script, *map(str, args)], capture_output=True, text=True, env=env)
     if done.returncode: sys.exit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])

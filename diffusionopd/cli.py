@@ -687,7 +687,7 @@ Measure = Annotated[bool, typer.Option('--measure', help='Time a forward of the 
 
 # %% ../nbs/25_cli.ipynb #a8603a45
 @app.command('plan')
-def plan_command(recipe:RecipeFile, devices:Devices=1, device_memory:DeviceMemory=80., tflops:PeakSpeed=989., utilisation:Reached=.4, measure:Measure=False, model:NewModel=None,
+def plan_command(recipe:RecipeFile, devices:Devices=1, device_memory:DeviceMemory=80., tflops:PeakSpeed=989., utilisation:Reached=.15, measure:Measure=False, model:NewModel=None,
                  plugin:Plugins=None, out:Json=None, cpu_threads:Threads=None):
     """Say what a recipe will cost: memory, forwards, messages, hours. Loads no weights: the model's configuration is enough.
 

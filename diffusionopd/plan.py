@@ -537,7 +537,7 @@ class Machine:
     devices: int = 1       # that share an update
     memory: float = 80.    # GB of each
     tflops: float = 989.   # peak of each, a second
-    reached: float = .4    # share of the peak
+    reached: float = .15   # share of the peak
 
     def __post_init__(self):
         refuse(self.devices < 1, f'a run needs at least one device, not {self.devices}')

@@ -11,6 +11,7 @@ from filelock import FileLock
 
 host = '''
 import gc, importlib.metadata, json, os, sys
+os.environ['PYTORCH_NVML_BASED_CUDA_CHECK'] = '1' # asking for GPUs shall not start CUDA here, which forks could not use then
 from diffusionopd.cli import quieten
 quieten()
 import torch, diffusionopd.demo, diffusionopd.teach

@@ -108,9 +108,10 @@ def test_shipped_suites(name, repo, monkeypatch):
     assert minutes < dict(reduced=15, paper=560, ablations=190, tuning=45, long=60, long_joint=75)[name] and suite.threads == 1
     if name == 'paper': # joint runs and cascades stand at the sum of what distillation and its teachers take
         total = planned['opd_ode', 0].passes+sum(taught_cost(g.teacher).passes for g in suite.tasks.values())
-        assert {planned[a, s].passes for a in ('joint_nft', 'joint_grpo', 'joint_guard', 'cascade') for s in (0, 1, 2)} == {total}
+        assert {planned[a, s].passes for a in ('joint_nft', 'joint_grpo', 'joint_guard') for s in (0, 1, 2)} == {total}
+        assert all(.99*total < planned['cascade', s].passes <= total for s in (0, 1, 2))        # whole rounds of three stages
         alone, dearest = planned['opd_ode', 0].passes, max(taught_cost(g.teacher).passes for g in suite.tasks.values())
-        assert alone*17 == total*2 and (alone+dearest)*17 == total*7                            # two of their 17 evaluations stand at the other two clocks
+        assert alone*17 == total*2 and (alone+dearest)*17 == total*7 == planned['joint_short', 0].passes*17 # two of their 17 evaluations stand at the other two clocks
         assert {suite.seeds_of(a) == [0, 1, 2] for a in ('opd_ode', 'opd_sde', 'off_policy', 'sft', 'ppo', 'dance_opd', 'merge_opd', 'joint_nft', 'cascade')} == {True}
 
 def test_kept(mine, repo, tmp_path):
