@@ -300,10 +300,13 @@ def test_static_explorers(browser, address):
     assert all(alts) and len(set(alts)) == len(EXPLORERS)
 
 def test_explorers_in_jupyterlab(lab, browser, tmp_path):
-    "Each explorer shows its picture, and another one when a control is moved; what cannot be is told in a sentence."
+    "Each explorer shows its picture, and another one when a control is moved; noise rests for an ODE, the monitor follows a run; what cannot be is told in a sentence."
     (tmp_path/'work'/'run').mkdir()
     record = lambda u: dict(update=u, loss=1/u, gap=dict(text=2/u, aesthetics=1/u), kl=dict(text=[.1/u, 1/u], aesthetics=[.2/u, .5/u]), steps=[0, 1], elapsed=u/2)
-    (tmp_path/'work'/'run'/'log.jsonl').write_text(''.join(json.dumps(record(u))+'\n' for u in range(1, 31)))
+    log, grids = tmp_path/'work'/'run'/'log.jsonl', tmp_path/'work'/'run'/'figures'
+    log.write_text(''.join(json.dumps(record(u))+'\n' for u in range(1, 31)))
+    grids.mkdir()
+    for u, shade in ((0, 40), (30, 220)): Image.new('L', (60, 30), shade).save(grids/f'samples_{u:06d}.png')
     source = ['from diffusionopd.explore import *\nfrom diffusionopd.explore import named_models\nfrom diffusionopd.backbones import load_backbone\n'
               'bb = load_backbone("embedded")\nmodels = named_models(bb)', *EXPLORERS]
     cells = [dict(cell_type='code', id=f'cell{i}', metadata={}, source=c, outputs=[], execution_count=None) for i, c in enumerate(source)]
@@ -324,6 +327,15 @@ def test_explorers_in_jupyterlab(lab, browser, tmp_path):
             if kind == 'menu': Select(control.find_element(By.TAG_NAME, 'select')).select_by_visible_text(to)
             else: control.find_element(By.CSS_SELECTOR, '.noUi-handle').send_keys(to)
             wait(browser, lambda b: picture_of(i) not in ([], before), 120)
+        slider = lambda i, label: drawing(i).find_element(By.XPATH, f'.//label[text()="{label}"]/..')
+        first, watch = list(EXPLORERS).index('solver_explorer()'), list(EXPLORERS).index('monitor("run")')
+        assert slider(first, 'eta').find_elements(By.CSS_SELECTOR, '.noUi-target[disabled]') and not slider(first, 'shift').find_elements(By.CSS_SELECTOR, '.noUi-target[disabled]')
+        *_, grid = picture_of(watch)
+        slider(watch, 'pictures').find_element(By.CSS_SELECTOR, '.noUi-handle').send_keys(Keys.ARROW_LEFT)   # to the first of two grids
+        wait(browser, lambda b: picture_of(watch)[-1] != grid, 60)
+        drawing(watch).find_element(By.XPATH, './/button[contains(., "Follow")]').click()
+        log.write_text(log.read_text()+json.dumps(record(31))+'\n')                                          # the run goes on
+        wait(browser, lambda b: '31 updates' in drawing(watch).text, 60)
         last = len(EXPLORERS)-1
         prompt = drawing(last).find_element(By.CSS_SELECTOR, 'input[type=text]')
         prompt.clear(); prompt.send_keys('paint me a horse', Keys.ENTER)
