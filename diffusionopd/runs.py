@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LISTENING', 'BEFORE', 'FIRST', 'MARKS', 'CORES', 'Stopped', 'note', 'stoppable', 'heeded', 'vacant', 'take', 'claim',
            'show_to_trackers', 'Journal', 'note_scores', 'flat', 'kind_of', 'same_run', 'begin', 'resumable', 'start',
-           'best_update', 'put_down', 'keep', 'painted', 'look', 'events', 'finish', 'distill', 'begin_teaching',
-           'last_scores', 'teach_to', 'pretrain_to']
+           'best_update', 'put_down', 'keep', 'painted', 'look', 'events', 'finish', 'unjudged', 'distill',
+           'begin_teaching', 'last_scores', 'teach_to', 'pretrain_to']
 
 # %% ../nbs/23_runs.ipynb #89cb64ed
 import json, os, shutil, signal, threading
@@ -369,6 +369,15 @@ def finish(
     on_main(draw_run, folder)
     return scores
 
+# %% ../nbs/23_runs.ipynb #5b9e0a12
+def unjudged(
+    r:DistillRecipe, # settings
+)->str:              # a sentence; empty where a task has a reward, or where no evaluation is asked for
+    "That nothing will be judged, and how to have it judged."
+    e, first = r.evaluation, next(iter(r.tasks))
+    if any(t.reward for t in r.tasks.values()) or not (e.every or e.final): return ''
+    return f'nothing will be judged, since no task has a reward: set tasks.{first}.reward to embedded (the embedded world), KIND:MODEL such as pickscore:FOLDER, or one that a plugin registers'
+
 # %% ../nbs/23_runs.ipynb #61f3926d
 def distill(
     r:DistillRecipe,   # settings
@@ -383,6 +392,7 @@ def distill(
         acc, journal, again = run.accelerator, Journal(run, folder), command or f'diffusionopd distill {folder/"recipe.json"}'
         for flag in (' --resume', ' --accept-changes'): again = again.replace(flag, '')
         share = int if acc.num_processes == 1 else lambda number: int(acc.gather(torch.tensor([number], device=acc.device)).max())
+        if not resume and (why := unjudged(r)): journal.tell(why)
         journal.track('init_trackers', 'diffusionopd')
         held.callback(journal.track, 'end_training') # after which the processes do not talk any more
         calm = False

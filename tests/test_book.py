@@ -9,7 +9,7 @@ from nbdev.doclinks import nbglob
 from nbdev.process import extract_directives
 
 sys.path.insert(0, 'tools')
-import first_cells, run_nbs
+import causes, first_cells, run_nbs
 
 notebooks = sorted(nbglob('nbs', as_path=True))
 theory = [p for p in notebooks if re.match(r'(0[2-8]|1[0-2])[bc]?_', p.name) and not re.match(r'12[b-z]_', p.name)]
@@ -68,19 +68,54 @@ def test_unlike(old, new):
     assert not run_nbs.alike(old, new) and not run_nbs.alike(new, old)
     assert run_nbs.compared(dict(a='0.5 '+old), dict(a='0.5 '+new))['a'] == run_nbs.apart('0.5 '+old, '0.5 '+new) != 'same'
 
+CAUSED = [  # a cell, an output, another one that is told to differ for a cause, and one that is a fault
+    ('12_readers.ipynb', '90a8ea39', 'templates 0.00\ntesseract 0.01\nppocr 0.00\n', 'templates 0.00\ntesseract 0.33\n', 'templates 0.40\ntesseract 0.01\nppocr 0.00\n'),
+    ('12_readers.ipynb', '3dbc68ff', 'size 11: templates 0.00, tesseract 1.00, ppocr 1.00', 'size 11: templates 0.00', 'size 11: templates 0.50, tesseract 1.00, ppocr 1.00'),
+    ('12_readers.ipynb', '05d8dc0d', 'templates keeps 1\nppocr 2\nimage/svg+xml<svg>\n1</svg>text/plain<Figure size 7x2>', 'templates keeps 1\nimage/svg+xml<svg>2</svg>', 'templates keeps 2\nppocr 2\nimage/svg+xml<svg>\n1</svg>'),
+    ('12c_lettering.ipynb', '33f18b74', 'Cells are skipped, since it rains\n', '', 'Cells are skipped, since it rains\nNo other.\n'),
+    ('15b_conformance.ipynb', 'f07a5d76', 'rows 4e-07', 'rows 9e-07', 'rows 4e+00'),
+    ('26_explore.ipynb', '0bcf9116', 'image/svg+xml<svg>12 s</svg>', 'image/svg+xml<svg>15 s</svg>', 'image/svg+xml<svg>12 s</svg>More.'),
+]
+
+@pytest.mark.parametrize('nb, cell, old, other, fault', CAUSED, ids=lambda x: x if str(x).endswith('.ipynb') else '')
+def test_a_cause_is_of_a_part(nb, cell, old, other, fault):
+    "Of the cell that `causes` names, only the part may differ that it names; and the same difference in another cell, or another notebook, is a fault."
+    ask = lambda a, b, i=cell, n=nb: run_nbs.compared({i: a} if a else {}, {i: b} if b else {}, n).get(i)
+    assert ask(old, other) == 'caused' and ask(old, old) == 'same' and ask(other, old) in ('caused', None)
+    assert ask(old, fault) not in ('same', 'caused') and all(ask(old, other, *x) not in ('same', 'caused', None) for x in (('0000',), (cell, '03_kernels.ipynb')))
+
+def test_causes_are_of_cells():
+    "Each cause names a cell of its notebook, a part that is not everything, and, where the cell has an output, one that is in it."
+    for name, cells in causes.CAUSES.items():
+        nb = read_nb(f'nbs/{name}')
+        there, shown = {c.id for c in nb.cells if c.cell_type == 'code'}, run_nbs.shown(nb)
+        assert [i for i in cells if i not in there] == [], name
+        for i, (_, why) in cells.items():
+            assert why and causes.rest(name, i, 'Words, 12 and 0.5.') == 'Words, 12 and 0.5.'
+            if i in shown: assert causes.rest(name, i, shown[i]) != shown[i], (name, i)
+
 # A minute
 
 MINUTES = re.compile(r'takes (about|some|more than|a few) .{0,12}minutes?\b')
 
+def measured(): return {n['notebook']: n['seconds'] for n in json.loads(Path('diffusionopd/assets/book.json').read_text())['notebooks']}
+
+def test_every_notebook_was_measured():
+    "None escapes the rule of the minute, or the page that tells of them all."
+    there, known = {nb.relative_to('nbs').as_posix() for nb in notebooks}, measured().keys()
+    lost = sorted(there - known)
+    assert not lost, f'not measured: python tools/measure_book.py --json diffusionopd/assets/book.json --only {" ".join(Path(n).name for n in lost)}'
+    assert known - there == set()
+
 def test_more_than_a_minute_is_told():
     "A notebook that took more than a minute of one core when it was last measured, or that has slow cells, says so before its first code."
-    measured = {n['notebook']: n['seconds'] for n in json.loads(Path('diffusionopd/assets/book.json').read_text())['notebooks']}
+    took = measured()
     def told(nb):
         cells = read_nb(nb).cells
         first = next((i for i, c in enumerate(cells) if c.cell_type == 'code' and not {'hide', 'default_exp'} & extract_directives(c, remove=False).keys()), len(cells))
         return bool(MINUTES.search(' '.join(c.source for c in cells[:first] if c.cell_type == 'markdown')))
     slow = lambda nb: any('slow' in extract_directives(c, remove=False) for c in read_nb(nb).cells if c.cell_type == 'code')
-    long = [nb for nb in notebooks if slow(nb) or measured.get(nb.relative_to('nbs').as_posix(), 0) > 60]
+    long = [nb for nb in notebooks if slow(nb) or took.get(nb.relative_to('nbs').as_posix(), 0) > 60]
     assert long and [nb.name for nb in long if not told(nb)] == []
 
 def test_slow_cells_are_the_only_ones_of_minutes():

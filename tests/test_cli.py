@@ -61,6 +61,16 @@ def test_distill_says_where(student):
     assert 'run/student' in ended.stdout and 'Traceback' not in ended.stderr
     assert sum('student on' in line for line in ended.stderr.splitlines()) == 12  # three tasks: before, twice on the way, at the end
 
+@pytest.mark.parametrize('change, says', [({}, False), ({f'tasks__{t}__reward': None for t in TASKS[1:]}, True), (dict(tasks__text__reward=None), False)], ids=['all', 'none', 'one'])
+def test_distill_says_that_nothing_is_judged(change, says, opd, tmp_path):
+    "Where no task has a reward, a line before the first update says so, and what to write into which field; the records of the run keep it."
+    write(tmp_path, edit(SMALL, updates=1, evaluation=dict(every=1, n=2, final=0, steps=2), **change))
+    said = opd.run(tmp_path, 'distill', 'recipe.yaml', '-q').ok().stderr.splitlines()
+    told = [l for l in said if 'nothing will be judged' in l]
+    assert len(told) == says and (not says or 'tasks.text.reward' in told[0] and told[0] == said[0])
+    notices = tmp_path/'run'/'notices.jsonl'
+    assert ([r['notice'] for r in lines(notices)] if notices.exists() else []) == told
+
 def test_folder_of_a_run(student, opd):
     folder, _ = student
     run = folder/'run'

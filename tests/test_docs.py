@@ -61,6 +61,19 @@ def test_titles(site):
         assert texts(page, rf'<a [^>]*href="(?:\./)?{after}"[^>]*>(.*?)</a>').count(where[after]) >= 2     # in the sidebar, and at the page's foot
         assert texts(page, r'<title>(.*?)</title>')[0].startswith(title) and f'diffusionopd.{name[:-5]}</code>' in page
 
+def test_reference_has_groups(site):
+    "In the list of pages each module stands in a group of ten at most, after its name come a few words, and the reference has the same groups."
+    part = next(p for p in yaml.safe_load(open('_quarto.yml'))['website']['sidebar']['contents'] if isinstance(p, dict) and p['section'] == 'API reference')['contents']
+    module = lambda page: re.sub(r'^\d+[a-z]*_', '', (page['href'] if isinstance(page, dict) else page)).removesuffix('.ipynb')
+    groups = {p['section']: [*map(module, p['contents'])] for p in part if isinstance(p, dict)}
+    text = '\n'.join(''.join(o['data'].get('text/markdown', '')) for c in read_nb('nbs/reference.ipynb').cells if c.cell_type == 'code' for o in c.outputs if o.get('data'))
+    told = {head: re.findall(r'^### (.*)', body, re.M) for head, body in re.findall(r'^## (.*?)\n(.*?)(?=^## |\Z)', text, re.M | re.S)}
+    assert len(groups) > 8 and max(map(len, groups.values())) <= 10 and set(told) == {*groups, 'Theory', 'Command line and explorers'} - {'Command line'}
+    for head, modules in groups.items(): assert set(modules) == set(told.get(head) or told['Command line and explorers']) - {'explore'}, head
+    side = (site/'reference.html').read_text(encoding='utf8').split('id="quarto-sidebar"')[1].split('</nav>')[0]
+    words = {page: html.unescape(text) for page, text in re.findall(r'<a href="(\w+)\.html" class="sidebar-item-text[^"]*"[^>]*><span class="menu-text">(.*?)</span>', side)}
+    assert [m for ms in groups.values() for m in ms if not re.fullmatch(rf'(?i){m}: \w.+', words[m])] == []
+
 def test_names_are_links(site):
     "A function, a class or a module that a page names in code letters leads to its place, except from its own page and from the changelog, which tells of the past."
     where = {name.split('.')[-1]: next(iter(syms.values()))[0].split('#')[0] for name, syms in docs.index().items() if syms}

@@ -1,13 +1,22 @@
 "What the README says, done: its two Python examples, and its commands in one folder, one after the other, as a user runs them."
 import math, re, shlex
+from pathlib import Path
 
 import pytest, yaml
+from execnb.nbio import read_nb
 from PIL import Image
 
 from installed import TASKS, edit, strict, write
 from shells import FULL, bash, commands, path
 
 def readme(): return open('README.md', encoding='utf8').read()
+
+def test_links():
+    "Every link of the README that stays in the repository leads to a file, also those that a cell has computed, and those to a heading lead to one."
+    found = re.findall(r'\]\(([^)\s:#]+)(?:#([^)\s]+))?\)', readme())
+    heads = lambda f: {re.sub(r'[^\w -]', '', h.lower()).replace(' ', '-') for c in read_nb(f).cells if c.cell_type == 'markdown' for h in re.findall(r'^#+ (.*)', c.source, re.M)}
+    assert len(found) > 40 and [f for f, _ in found if not Path(f).is_file()] == []
+    assert ('nbs/results.ipynb', 'which-objective') in found and [(f, a) for f, a in found if a and f.endswith('.ipynb') and a not in heads(f)] == []
 
 def test_example(opd, tmp_path):
     "The README's Python example, a run and the picture its student paints, runs as it stands, with fewer updates."

@@ -87,7 +87,7 @@ GROUP = {'section': str, 'contents': []}
 GROUP['contents'] = [(*NAV[0], GROUP)]
 QUARTO = {  # of Quarto's schema (1.9), the part that this file uses: a type, a set of words, a mapping, a list; or several, of which one must fit
     'project': {'type': {'website'}, 'output-dir': str, 'preview': {'port': int, 'browser': bool}},
-    'format': {'html': {'theme': {'light': str, 'dark': str}, 'css': str, 'fontsize': str, 'toc': bool, 'code-fold': (bool, {'show'}),
+    'format': {'html': {'theme': {'light': str, 'dark': str}, 'css': str, 'fontsize': str, 'toc': bool, 'code-fold': (bool, {'show'}), 'include-after-body': {'text': str},
                         'grid': {'sidebar-width': str, 'body-width': str, 'margin-width': str}}},
     'website': {'title': str, 'favicon': str, 'search': bool, 'page-navigation': bool, 'navbar': {'background': str, 'search': bool, 'left': NAV},
                 'sidebar': {'style': {'docked', 'floating'}, 'contents': GROUP['contents']}},

@@ -4,7 +4,7 @@
 
 It builds the site, reads it, opens every page in Chromium where selenium and Chromium are installed, and runs every notebook in a process of
 its own, with the outputs that it stores compared. With --only (`site`, `notebooks`, or names of notebooks) the rest of the file is kept. An
-output may differ only for a cause named in CAUSES below; whatever else differs is a fault.
+output may differ only in the part and for the cause that causes.py names; whatever else differs is a fault, and so is what is new.
 """
 import argparse, json, os, platform, resource, subprocess, sys, threading
 from functools import partial
@@ -16,22 +16,7 @@ from nbdev.doclinks import nbglob
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent/'tests')]
 import check_docs
-
-CAUSES = {  # notebook -> (cells, why their outputs are not those of every run)
-    '12_readers.ipynb': ('*', 'what the engines of [judge] and [ocr] read, where these are installed'),
-    '12c_lettering.ipynb': ('*', 'what the engine of [ocr] reads, where it is installed'),
-    '16_prompts.ipynb': (('8d0d384e',), 'a word about [datasets], where it is not installed'),
-    '15b_conformance.ipynb': (('6db68e87', 'f07a5d76'), 'errors of rounding, of which there are other ones in every run'),
-    '20c_parallel.ipynb': (('c40c2d43',), 'errors of rounding, of which there are other ones in every run'),
-    '20d_zero.ipynb': ('*', 'a word about DeepSpeed, where it is not installed'),
-    '20b_guards.ipynb': (('37d8b95e',), 'a figure of times'),
-    '26_explore.ipynb': (('0bcf9116',), 'seconds of a run'),
-}
-
-def cause(notebook, cell):
-    "Why an output may differ; empty where it may not."
-    cells, why = CAUSES.get(Path(notebook).name, ((), ''))
-    return why if cells == '*' or cell in cells else ''
+from causes import cause
 
 def site():
     "Seconds of one core that the build takes, and what `check_docs` reads."
@@ -68,15 +53,15 @@ def browser():
     return seen
 
 def notebooks(names):
-    "Notebooks, run: seconds of one core, failures, and their outputs beside those they store; of an output that only a fresh run has, nothing is said."
+    "Notebooks, run: seconds of one core, failures, and their outputs beside those they store."
     for nb in names:
         run = subprocess.run([sys.executable, 'tools/run_nbs.py', '--check', '--json', str(nb)], capture_output=True, text=True)
         got = json.loads(run.stdout.splitlines()[-1])
-        outputs = {c: v for c, v in got['outputs'].items() if v != 'new' or not cause(got['notebook'], c)}   # what is new without a cause is a fault
-        other = {c: v for c, v in outputs.items() if v != 'same'}
-        yield dict(notebook=got['notebook'], seconds=round(got['seconds'], 1), failed=bool(got['failed']), outputs=len(outputs), same=len(outputs)-len(other),
-                   caused={c: cause(got['notebook'], c) for c in other if cause(got['notebook'], c)}, faults={c: v for c, v in other.items() if not cause(got['notebook'], c)})
-        print(got['notebook'], f"{got['seconds']:.0f} s", f'{len(outputs)-len(other)} of {len(outputs)}', got['failed'] or '', file=sys.stderr, flush=True)
+        name, outputs = got['notebook'], got['outputs']
+        same = sum(v == 'same' for v in outputs.values())
+        yield dict(notebook=name, seconds=round(got['seconds'], 1), failed=bool(got['failed']), outputs=len(outputs), same=same,
+                   caused={c: cause(Path(name).name, c) for c, v in outputs.items() if v == 'caused'}, faults={c: v for c, v in outputs.items() if v not in ('same', 'caused')})
+        print(name, f"{got['seconds']:.0f} s", f'{same} of {len(outputs)}', got['failed'] or '', file=sys.stderr, flush=True)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])

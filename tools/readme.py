@@ -24,7 +24,7 @@ def output(o, name, alt, files):
     if pic := picture(data):
         files[name+pic[0]] = pic[1]
         return f'![{alt}]({name}{pic[0]})'
-    if 'text/markdown' in data: return ''.join(data['text/markdown'])
+    if 'text/markdown' in data: return link.sub(r'](nbs/\1)', ''.join(data['text/markdown']))
     return indent(''.join(o.get('text') or data.get('text/plain', ''))).rstrip()
 
 def cell_md(c, i, files):

@@ -23,6 +23,9 @@ from nbdev.config import get_config
 from nbdev.doclinks import nbglob
 from nbdev.process import extract_directives
 
+sys.path.insert(0, str(Path(__file__).parent))
+from causes import cause, rest
+
 def skip(cell, flags):
     "Is `cell` one that the checks would not run?"
     if cell.cell_type != 'code' or 'nbdev_export'+'(' in cell.source: return True
@@ -60,12 +63,15 @@ def alike(old, new, drawn=None):
     a, b = ((coordinate if drawn else number).split(zero.sub('0', name.sub('', x))) for x in (old, new))
     return len(a) == len(b) and a[::2] == b[::2] and all(near(x, y, drawn) for x, y in zip(a[1::2], b[1::2]))
 
-def compared(old, new):
-    "Cell -> `same`, `new` (nothing was stored) or where an output first differs, as (stored, fresh)."
-    def verdict(a, b):
-        if a and b: return 'same' if alike(a, b) else apart(a, b)
-        return 'new' if b else (a[:80], '')
-    return {i: verdict(old.get(i, ''), new.get(i, '')) for i in sorted({*old, *new})}
+def compared(old, new, notebook=''):
+    """Cell -> `same`, `caused` (only the part differs that `causes` names), `new` (nothing was stored) or where an output first differs, as (stored, fresh).
+    Of a cell that has an output only here, for a cause, nothing is said."""
+    def verdict(i, a, b):
+        if a and b and alike(a, b): return 'same'
+        if cause(notebook, i) and alike(*(rest(notebook, i, x).strip() for x in (a, b))): return 'caused' if a else None
+        return apart(a, b) if a and b else 'new' if b else (a[:80], '')
+    found = {i: verdict(i, old.get(i, ''), new.get(i, '')) for i in sorted({*old, *new})}
+    return {i: v for i, v in found.items() if v}
 
 def apart(a, b):
     "Where two texts first differ: a few characters of each from there."
@@ -75,8 +81,8 @@ def apart(a, b):
 
 def same(found):
     "The verdicts of `compared` in one line; times and temporary folders never are as stored."
-    stored, changed = [v for v in found.values() if v != 'new'], [i for i, v in found.items() if v not in ('same', 'new')]
-    return f'{stored.count("same")} of {len(stored)} outputs as stored' + f', not those of {" ".join(changed)}'*bool(changed)
+    stored, changed, caused = [v for v in found.values() if v != 'new'], [i for i, v in found.items() if v not in ('same', 'caused', 'new')], [i for i, v in found.items() if v == 'caused']
+    return f'{stored.count("same")} of {len(stored)} outputs as stored' + f', not those of {" ".join(changed)}'*bool(changed) + f'; for a cause, not those of {" ".join(caused)}'*bool(caused)
 
 def kept_keys():
     "What cleaning leaves of a cell's metadata, as in settings.ini: JupyterLab folds a solution by it."
@@ -97,7 +103,7 @@ def run_nb(fn, flags, write=True):
                 return f'{fn.name}, cell {i} (id {cell.id}) failed:\n\n{cell.source}\n\n{strip_ansi(text)}', {}
     clean_nb(nb, allowed_cell_metadata_keys=kept_keys(), clean_ids=get_config().clean_ids)
     if write: write_nb(nb, fn)
-    return '', compared(old, shown(nb))
+    return '', compared(old, shown(nb), fn.name)
 
 def tell(fn, opts, **said):
     "Print what is to be said of the notebook `fn`, as a line or as data."
