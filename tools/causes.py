@@ -17,6 +17,7 @@ CAUSES = {  # notebook -> cell -> (what is taken away, why)
                       | {c: (ENGINES, JUDGES) for c in ('468413cf', '90a8ea39', '9bc95a9d')} | {c: (f'{PICTURE}|{ENGINES}', JUDGES) for c in ('05d8dc0d', '7560a137')}
                       | {c: (PICTURE, JUDGES) for c in ('810f4050', 'e02f6cda')} | {'3dbc68ff': (r', (?:tesseract|ppocr) \d\.\d\d', JUDGES), 'bb946b3b': (PICTURE, RAPIDOCR)},
     '12c_lettering.ipynb': {c: (SKIPPED, 'a word about [ocr], where it is not installed') for c in ('33f18b74', 'eca1a691')} | {'4144ea05': (PICTURE, RAPIDOCR)},
+    '12e_simple_rewards.ipynb': {'007aca96': (SKIPPED, 'a word about [ocr], where it is not installed')},
     '15b_conformance.ipynb': {c: (SMALL, ROUNDING) for c in ('6db68e87', 'f07a5d76', 'c4b567a9', 'b8270249', 'e74c9c33')},
     '16_prompts.ipynb': {'8d0d384e': (SKIPPED, 'a word about [datasets], where it is not installed')},
     '20b_guards.ipynb': {'37d8b95e': (PICTURE, 'a figure of times')},
