@@ -1,4 +1,4 @@
-"""What a GPU does: the same numbers as the CPU, what a large model takes, and whether `distill --plan` had said so.
+"""What a GPU does: the same numbers as the CPU, what a large model takes, whether `diffusionopd plan` had said so, and half precision.
 
     python benchmarks/accelerator.py --json benchmarks/accelerator.json > benchmarks/accelerator.md
 
@@ -28,6 +28,11 @@ def agreement(folder, solver, eta):
     a, b = map(load_file, files)
     x, y, g, h = a.pop('loss'), b.pop('loss'), flat(a), flat(b)
     return dict(solver=solver, eta=eta, places=places, states=len(x), loss=float((y/x-1).abs().max()), gradient=float((g-h).norm()/g.norm()))
+
+def losses(precision, n=20):
+    "Losses of the first updates of the demo, and how many were left out."
+    run = open_run(demo_recipe(merge_teachers=True, trackers=[], precision=precision))
+    return dict(precision=precision, device=str(run.bb.device), losses=[getattr(step(run), 'loss', None) for _ in range(n)], skipped=run.skipped)
 
 # A large model
 
@@ -131,6 +136,11 @@ def report(r):
             [[l['way'], l['steps'], between(l['seconds']), f"{l['flops']/1e12:.0f}", f"{l['flops']/1e12/l['seconds'][0]:.0f}", said_bytes(l['peak']), said_bytes(l['planned']), f"{l['peak']/l['planned']:.2f}"] for l in r['large']]),
         f"A forward of one sample takes {1000*r['forward']:.1f} ms (`timed`). One pass takes {between(w[WAYS[0]])} s, the reference loop {between(w[WAYS[1]])}: {between(w['ratio'])} times as long."])
 
+def spoken(r):
+    "Losses in half precision beside float32's: every third update."
+    return '**Precision**: losses of the demo\n\n'+rows(['precision', *(f'update {i+1}' for i in range(0, 20, 3)), 'left out'],
+        [[p['precision'], *(f'{l:.4f}' if l is not None else '' for l in p['losses'][::3]), p['skipped']] for p in r['precision']])
+
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument('--json', help='write every number to this file too')
@@ -138,8 +148,10 @@ def main():
     a.add_argument('--small', action='store_true', help='a small model instead of a large one')
     a.add_argument('--plans', help='read the plans from this file where it exists, or write them to it: making them takes minutes and no GPU')
     a.add_argument('--plan-only', action='store_true', help='make the plans, and no more')
+    a.add_argument('--losses', help=argparse.SUPPRESS)
     a.add_argument('--round', nargs=3, help=argparse.SUPPRESS)
     a = a.parse_args()
+    if a.losses: return print(json.dumps(losses(a.losses)))
     if a.round: return print(json.dumps(one_round(*a.round)))
     if own_device().type != 'cuda' and not a.small and not a.plan_only: sys.exit('no CUDA device is here: --small tries the script with a small model')
     folder = Path(tempfile.mkdtemp())
@@ -154,9 +166,10 @@ def main():
             say(f"{name}: {out[-1]['seconds'][0]:.2f} s, {said_bytes(out[-1]['peak'])}")
         measured = dict(forward=timed(recipe_of(folder)), matrices=matrices(8192 if not a.small else 256))
         del bb; say('agreement'); agree = [agreement(folder, *s) for s in (('euler', 0.), ('flow_sde', .7))]
-        r = dict(device=device_name(), hardware=hardware(), repeats=a.repeats, agree=agree, large=out, **measured)
+        r = dict(device=device_name(), hardware=hardware(), repeats=a.repeats, agree=agree, large=out, **measured,
+                 precision=[fresh(__file__, '--losses', p) for p in ('no', 'bf16', *['fp16']*(own_device().type == 'cuda'))])
     finally: shutil.rmtree(folder)
     save(r, a.json)
-    print(report(r))
+    print(report(r)+'\n\n'+spoken(r))
 
 if __name__ == '__main__': main()
