@@ -112,7 +112,7 @@ def test_shipped_suites(name, repo, monkeypatch):
         assert {.99*total < planned[a, 0].passes <= total for a in ('cascade_kl', 'cascade_mid')} == {True} # whole rounds of three stages
         alone, dearest = planned['opd_ode', 0].passes, max(taught_cost(g.teacher).passes for g in suite.tasks.values())
         assert alone*17 == total*2 and (alone+dearest)*17 == total*7 == planned['joint_short', 0].passes*17 # two of their 17 evaluations stand at the other two clocks
-        assert {suite.seeds_of(a) == [0, 1, 2] for a in ('opd_ode', 'opd_sde', 'off_policy', 'sft', 'ppo', 'dance_opd', 'merge_opd', 'joint_nft', 'cascade')} == {True}
+        assert {suite.seeds_of(a) == [0, 1, 2] for a in ('opd_ode', 'opd_sde', 'off_policy', 'sft', 'ppo', 'dance_opd', 'merge_opd', 'joint_nft', 'cascade_kl')} == {True}
 
 def test_kept(mine, repo, tmp_path):
     "What `tools/keep_results.py` keeps is enough to know that the runs are complete."
