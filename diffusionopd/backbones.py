@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from .errors import Refusal, nearest, refuse
 from .fields import Field, guided, has_rows, join, per_row
 from .kernels import make_kernels
-from .paths import dynamic_mu, scheduler_grid
+from .grids import dynamic_mu, scheduler_grid
 from .pipeline import PixelPipeline, check_captions
 from .rollout import prior
 from .world import HEIGHT, WIDTH

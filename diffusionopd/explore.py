@@ -23,7 +23,7 @@ from .figures import film, plot_film
 from .gradients import ESTIMATORS, mean_pair, plot_histograms, predicted_variance
 from .kernels import ETAS, SOLVERS, kernel_mean, make_kernels
 from .meter import measure_variance
-from .paths import sigma_grid
+from .grids import sigma_grid
 from .report import divergence_table, grids_of, plot_divergence, plot_gap, plot_pictures, read_log, walk_of
 from .rollout import prior, rollout, trajectory
 from .show import CYCLE, STUDENT, TEACHER, colours, heatmap, panels, show_images

@@ -8,6 +8,8 @@ __all__ = ['SOLVERS', 'ETAS', 'Kernel', 'kernel_mean', 'kernel_sample', 'clean',
            'make_vp_kernels']
 
 # %% ../nbs/03_kernels.ipynb #89202fdd
+#| code-fold: true
+#| code-summary: "Imports of the module"
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +18,8 @@ import torch
 from torch import Tensor
 
 from .errors import nearest, refuse
-from .paths import check_grid, head
+from .grids import check_grid
+from .paths import head
 
 # %% ../nbs/03_kernels.ipynb #f6029b50
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from torch import Tensor
 from .backbones import Backbone, backbone_for, decoded, pixels, sides, unscaled
 from .errors import refuse
 from .kernels import Kernel, make_kernels
-from .paths import flow_level, head, vp_grid
+from .grids import vp_grid
+from .paths import flow_level, head
 from .rollout import prior
 
 # %% ../nbs/14c_noise_families.ipynb #15a4856f

@@ -29,6 +29,14 @@ def test_closes_with_what_was_shown(nb):
     assert heads[-2:] == ['Exercises', 'What if'] and heads[-3] == 'What was shown'
 
 @each
+def test_shows_its_code(nb):
+    "What a theory notebook exports, its page shows: functions and classes beside their formulas, and imports in a fold."
+    cells = [(c.source, extract_directives(c, remove=False)) for c in read_nb(nb).cells if c.cell_type == 'code']
+    assert [s[:60] for s, d in cells if 'export' in d and '_all_' not in s] == []
+    imports = [d for s, d in cells if 'hide' not in d and re.fullmatch(r'(#\|.*\n|\s*(from|import) .*\n?|\s.*\n?)+', s)]
+    assert imports and all('code-fold:' in d for d in imports)
+
+@each
 def test_exercises(nb):
     "Two to four, each with a folded solution, and a cell that runs it."
     cells = read_nb(nb).cells
@@ -37,7 +45,7 @@ def test_exercises(nb):
     asked = re.findall(r'^\*\*(\d)\. \w+', text, re.M)
     assert asked == [str(i+1) for i in range(len(asked))] and 2 <= len(asked) <= 4
     assert len(re.findall(r'<details>\n<summary>Solution</summary>\n\n.+?\n\n</details>', text, re.S)) == text.count('<details>') == len(asked)
-    checks = [c for c in cells[start:] if c.cell_type == 'code' and 'code-summary:' in extract_directives(c, remove=False)]
+    checks = [c for c in cells[start:] if c.cell_type == 'code' and '#| code-summary: "Solution' in c.source]
     assert len(checks) == len(asked) and all('assert' in c.source and c.metadata == {'jupyter': {'source_hidden': True}} for c in checks)
 
 @each

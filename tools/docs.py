@@ -63,11 +63,11 @@ def modules(p):
 
 def near(nb, home):
     """Let the links of the notebook at the path `nb` that nbdev made lead into this site, wherever it lies: to a class where
-    they mean a method of it, which has no heading, and none inside code."""
+    they mean a method of it, which has no heading, and none inside code. An argument that may be left out is no `NoneType`: signatures say `=None` alone."""
     cells = read_nb(nb)
     for c in cells.cells:
         for o in c.get('outputs', []):
-            if text := ''.join(o.get('data', {}).get('text/markdown', '')): o['data']['text/markdown'] = fence.sub(lambda m: link.sub(r'\1', m[0]), text)
+            if text := ''.join(o.get('data', {}).get('text/markdown', '')): o['data']['text/markdown'] = fence.sub(lambda m: link.sub(r'\1', m[0]).replace(':NoneType=None', '=None'), text)
     write_nb(cells, nb)
     up = '../'*(len(nb.relative_to(get_config().config_path/'_proc').parts)-1)
     nb.write_text(re.sub(re.escape(home)+r'([^)\s]*?#\w+)[\w.]*', rf'{up}\1', nb.read_text(encoding='utf8')), encoding='utf8')
