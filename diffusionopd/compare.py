@@ -453,7 +453,7 @@ def share_intervals(
     suite:Suite,  # of the arms
     marks:dict,   # arm -> its marks, one a seed, see `load_marks`
     other:dict,   # the same at their ends, base and specialists among them
-)->dict:          # arm -> number -> what `gain_interval` returns, and as `mean_ahead` and `worst_ahead` what an arm has more than the suite's reference
+)->dict:          # arm -> number -> what `gain_interval` returns, and as `mean_ahead` and so on what an arm has more than the suite's reference
     "Shares of gain. Base, specialists and reference are asked the questions that an arm was asked, which may be the first ones alone."
     tasks, out = [t for t in suite.tasks if suite.specialist(t) in other], {}
     if suite.base not in other or len(tasks) < len(suite.tasks): return out                     # a share of some tasks would look like one of all

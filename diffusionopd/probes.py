@@ -306,11 +306,9 @@ def kept_gain(
     draws:int=1000,     # bootstrap samples
 )->dict:                # question, `mean`, `worst` -> (value, low, high)
     "Shares of the specialists' gain, by question and over all."
-    marks = lambda m, a: unpack(exams[m][a][field])
-    def of(names):
-        return gain_interval([{a: marks(model, a) for a in names}], {a: marks(base, a) for a in names}, {a: marks(asks[a], a) for a in names},
-                             {a: np.asarray(groups[a]) for a in names}, draws)
-    return {a: of([a])['mean'] for a in asks} | of(list(asks))
+    marks = lambda who: {a: unpack(exams[m][a][field]) for a, m in who.items()}
+    got = gain_interval([marks(dict.fromkeys(asks, model))], marks(dict.fromkeys(asks, base)), marks(asks), {a: np.asarray(groups[a]) for a in asks}, draws)
+    return {k: got[k] for k in (*asks, 'mean', 'worst')}
 
 # %% ../nbs/24i_probes.ipynb #c7f0e370
 def students_of(

@@ -102,20 +102,21 @@ def gain_interval(
     level:float=.95,  # of the interval
     seed:int=0,       # of the resampling
     other:Sequence=None, # marks of another method, one a seed, whose shares are subtracted, sample by sample
-)->dict:              # `mean` and `worst` -> (value, low, high)
-    "The mean and the worst share of gain, with intervals over prompts and training seeds."
+)->dict:              # each task, `mean`, `worst` and `pooled` -> (value, low, high)
+    "Shares of gain, of each task and equation (2), with intervals over prompts and training seeds."
     rng, tasks = np.random.default_rng(seed), list(base)
     def shares(who, weights, picked):
         mean = lambda m, t: np.average(m[t], weights=weights[t])
-        return [share(np.mean([mean(who[i], t) for i in picked]), mean(base, t), mean(teacher, t)) for t in tasks]
+        at = [(np.mean([mean(who[i], t) for i in picked]), mean(base, t), mean(teacher, t)) for t in tasks]
+        own = [share(*x) for x in at]
+        return np.array([*own, np.mean(own), np.min(own), share(*(sum(x) for x in zip(*at)))])
     def both(weights, pick):
         own = shares(student, weights, pick(len(student)))
-        theirs = shares(other, weights, pick(len(other))) if other else [0.]*len(own)
-        return np.mean(own)-np.mean(theirs), np.min(own)-np.min(theirs)
+        return own-shares(other, weights, pick(len(other))) if other else own
     here = both({t: np.ones(len(base[t])) for t in tasks}, range)
     many = np.array([both({t: resampled(groups[t], rng) for t in tasks}, lambda n: rng.integers(n, size=n)) for _ in range(draws)])
     ends = lambda v: tuple(float(q) for q in np.quantile(v[np.isfinite(v)], [(1-level)/2, (1+level)/2])) if np.isfinite(v).any() else (math.nan,)*2
-    return {k: (float(v), *ends(m)) for k, v, m in zip(('mean', 'worst'), here, many.T)}
+    return {k: (float(v), *ends(m)) for k, v, m in zip((*tasks, 'mean', 'worst', 'pooled'), here, many.T)}
 
 # %% ../nbs/24f_tidy.ipynb #104faaab
 def paired(
@@ -190,7 +191,7 @@ def plot_quality(
     "Mean share of gain, and the worst task's, against work."
     for i, name in enumerate(names):
         x, mean, worst = zip(*curve(rows, name, level, clock, unit, field))
-        line, = ax.plot(x, [np.mean(v) for v in mean], '.-', color=f'C{i % 10}', label=name)
+        line, = ax.plot(x, [np.mean(v) for v in mean], marker='.sD^v'[i//10 % 5], ms=6 if i < 10 else 3, color=f'C{i % 10}', label=name)   # ten colours, then other marks
         ax.fill_between(x, [min(v) for v in mean], [max(v) for v in mean], color=line.get_color(), alpha=.15, lw=0)
         ax.plot(x, [np.mean(v) for v in worst], '--', lw=.8, color=line.get_color())
     for y in (0, 1): ax.axhline(y, color='0.6', lw=.6, zorder=0)
