@@ -247,12 +247,10 @@ def plot_saved(
     return fig, axs
 
 def _draw_time(m, took): # axes, records
-    over, ways = lambda key: [t[key][0]/t['floor'][0] for t in took], (('two', TEACHER, 'reference loop'), ('one', STUDENT, 'one pass'))
-    if alone := len({t['steps'] for t in took}) == 1: m.bar(range(2), [over(key)[0] for key, *_ in ways], .6, color=[c for _, c, _ in ways]); m.set_xticks(range(2), [name for *_, name in ways])
-    else:
-        for key, c, name in ways: m.plot([t['steps'] for t in took], over(key), 'o-', ms=4, color=c, label=name)
-        m.legend(frameon=False, fontsize=7)
-    m.axhline(1, color='#999999', lw=.8, ls=':'); m.set(xlabel=f'walks of {took[0]["steps"]} steps' if alone else 'steps', ylabel='time / bare calls', ylim=(0 if alone else .8, None))
+    over, at = lambda key: [t[key][0]/t['floor'][0] for t in took], [t['steps'] for t in took]
+    for key, c, name in (('two', TEACHER, 'reference loop'), ('one', STUDENT, 'one pass')): m.plot(at, over(key), 'o-', ms=4, color=c, label=name) if len(at) > 1 else m.bar(name, over(key), .6, color=c)
+    m.axhline(1, color='#999999', lw=.8, ls=':'); m.set(xlabel='steps' if len(at) > 1 else f'walks of {at[0]} steps', ylabel='time / bare calls', ylim=(.8 if len(at) > 1 else 0, None))
+    if len(at) > 1: m.legend(frameon=False, fontsize=7)
 
 def _draw_memory(r, kept): # axes, records
     for how, c in zip(dict.fromkeys(x['how'] for x in kept), (STUDENT, TEACHER, CYCLE[5])):
