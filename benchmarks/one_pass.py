@@ -1,4 +1,4 @@
-"""One pass against the usual loop and against bare calls of the model, and the price of an update, on two models.
+"""One pass against the reference loop and against bare calls of the model, and the price of an update, on two models.
 
     python benchmarks/one_pass.py                # everything, about six minutes on one core
     python benchmarks/one_pass.py --json one_pass.json --repeats 9

@@ -16,7 +16,7 @@ import torch
 from matplotlib import pyplot as plt
 from .backbones import Backbone
 from .divergence import divergence_map, gaps, kl_weight, weights
-from .errors import Refusal, refuse
+from .errors import Refusal, nearest, refuse
 from .evaluate import named_models
 from .fields import GaussianMixtureField, mixture
 from .figures import film, plot_film
@@ -62,9 +62,9 @@ def kernels_of(
     eta:float=.7,          # noise scale; solvers without noise take none
     steps:int=10,          # of the walk
     shift:float=3.,        # static shift of the grid
-)->tuple:                  # of `Kernel`; raises `Refusal` for an eta that the solver cannot have
+)->tuple:                  # of `Kernel`; raises `Refusal` for another name, or an eta that the solver cannot have
     "The steps that the controls stand for."
-    return make_kernels(solver, sigma_grid(steps, shift), min(eta, ETAS[solver]) if ETAS[solver] == 0 else eta)
+    return make_kernels(solver, sigma_grid(steps, shift), 0. if ETAS.get(solver) == 0 else eta)
 
 # %% ../nbs/26_explore.ipynb #6aae9b9e
 def draw_solver(
@@ -75,6 +75,7 @@ def draw_solver(
     n:int=200,             # walks that the divergence is averaged over
 ):                         # a figure
     "Kernels, weights and divergence of a solver."
+    refuse(n < 1, f'a divergence is averaged over at least one walk, not {n}')
     ks, names, at = kernels_of(solver, eta, steps, shift), ('kl', 'mean', 'velocity'), range(steps)
     D = divergence_map(ring(), {'': ring([0, 1])}, prior((2,), torch.Generator().manual_seed(0), n=n), ks, generator=torch.Generator().manual_seed(1))[0]
     fig, (left, mid, right) = panels(3, 3, 3.4, 2.8)
@@ -127,6 +128,7 @@ def draw_walk(
 ):                         # a figure
     "Student and teacher at one step of a walk, and the ball of one nat."
     refuse(not 0 <= step < steps, f'a walk of {steps} steps has no step {step}')
+    refuse(n < 1, f'draw at least one walk, not {n}')
     student, teacher, g = ring(), ring([0, 1]), torch.Generator().manual_seed(seed)
     walk = list(rollout(student, prior((2,), g, n=n), kernels_of(solver, eta, steps), generator=g))
     k, (mu_s, mu_t), path = walk[step].kernel, two_answers(walk[step], teacher), trajectory(walk)
@@ -162,7 +164,9 @@ def draw_gradients(
     names=('analytic', 'ppo', 'log_ratio'), # in `ESTIMATORS`
 ):                   # a figure
     "Histograms of one coordinate, and variances measured and predicted."
+    if odd := [name for name in names if name not in ESTIMATORS]: refuse(True, f'there is no estimator {odd[0]!r}: {nearest(odd[0], ESTIMATORS)}')
     refuse(not set(names) - {'analytic'}, 'choose an estimator that spreads, beside the analytic one if you like')
+    refuse(samples < 4 or samples % 2, f'a variance is measured on pairs of draws: an even number of at least 4, not {samples}')
     g = torch.Generator().manual_seed(seed)
     mu_s, mu_t = mean_pair(dim, kl, std, g)
     z = torch.randn(samples, dim, dtype=torch.float64, generator=g)
@@ -332,8 +336,10 @@ def draw_side_by_side(
     names=None,                # models to show; None: all
 ):                             # a figure
     "The same prompt and noise through several models."
+    if odd := [k for k in names or () if k not in models]: refuse(True, f'there is no model {odd[0]!r}: {nearest(odd[0], models)}')
     shown = {k: models[k] for k in (models if names is None else names)}
     refuse(not shown, 'choose at least one model')
+    refuse(n < 1, f'show at least one column, not {n}')
     return plot_pictures(bb, shown, [(f'seed {s}', prompt, s) for s in range(seed, seed+n)])[0]
 
 # %% ../nbs/26_explore.ipynb #7c739a88

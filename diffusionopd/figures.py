@@ -193,9 +193,9 @@ def cost_at(
 def plot_quality(
     ax,             # axes
     runs:dict,      # name -> (log, scores), as `read_log` gives them
-    per='forwards', # `forwards` of a sample, or `elapsed` seconds
+    per='forwards', # `forwards` of student and teachers, one for each row and step, or `elapsed` seconds
 ):
-    "Scores of runs against what they had cost: mean of the tasks as a line, the worst task dotted."
+    "Scores of runs against what they had cost: mean of the tasks as a line, the lowest dotted."
     for (name, (log, scores)), colour in zip(runs.items(), (STUDENT, TEACHER, *CYCLE)*len(runs)):
         at = {}
         for s in scores: at.setdefault(s['update'], []).append(s['score'])
@@ -203,7 +203,7 @@ def plot_quality(
         x = [cost_at(log, u, per) for u in whole]
         ax.plot(x, [np.mean(at[u]) for u in whole], 'o-', ms=3.5, color=colour, label=name)
         ax.plot(x, [min(at[u]) for u in whole], ':', color=colour)
-    ax.set(xlabel='forwards of a sample' if per == 'forwards' else 'seconds', ylabel='score: mean, worst task (dotted)')
+    ax.set(xlabel='forwards so far (rows × steps)' if per == 'forwards' else 'seconds', ylabel='score: mean, lowest task (dotted)')
     ax.legend(frameon=False, fontsize=8)
 
 # %% ../nbs/22c_figures.ipynb #6e0b0006
@@ -219,7 +219,7 @@ def count_saved(
     compare=None,       # see `one_pass`
     world:str='run',    # what to call it
 )->dict:                # world, student, teachers, steps: one of the `gradients` that `plot_saved` takes
-    "Forwards of a sample by one pass and by the usual loop, counted."
+    "Forwards of a sample by one pass and by the reference loop, counted."
     plan, asked = make_plan(objective, kernels, torch.Generator().manual_seed(0)), []
     for way in (one_pass, two_pass):
         before = [sum(c.rows for c in cs) for cs in counters]
@@ -232,7 +232,7 @@ def plot_saved(
     bench:dict,       # what `benchmarks/one_pass.py` writes, or as much of it as there is: `gradients` at least
     world='embedded', # which of its models
 )->tuple:             # (figure, axes); raises `Refusal` for another model
-    "One pass beside the usual loop: forwards per state; time over bare calls and memory over steps where they were measured."
+    "One pass beside the reference loop: forwards per state; time over bare calls and memory over steps where they were measured."
     worlds = list(dict.fromkeys(g['world'] for g in bench['gradients']))
     refuse(world not in worlds, f'the benchmark has no model {world!r}: {nearest(world, worlds)}')
     g, took, kept = next(g for g in bench['gradients'] if g['world'] == world), *([m for m in bench.get(k, ()) if m['world'] == world] for k in ('time', 'memory'))
@@ -241,14 +241,16 @@ def plot_saved(
     for i, j in enumerate((1, 0)):
         bottom = 0.
         for label, v, c in bars(j): l.bar(i, v/g['steps'], .6, bottom, color=c, label=label if i == 0 else None); bottom += v/g['steps']
-    l.set_xticks([0, 1], ['usual loop', 'one pass']); l.set(ylabel='forwards F per state', ylim=(0, 1.6*max(p.get_y()+p.get_height() for p in l.patches))); l.legend(frameon=False, fontsize=7)
+    l.set_xticks([0, 1], ['reference loop', 'one pass']); l.set(ylabel='forwards F per state', ylim=(0, 1.6*max(p.get_y()+p.get_height() for p in l.patches))); l.legend(frameon=False, fontsize=7)
     if took: _draw_time(axs[1], took)
     if kept: _draw_memory(axs[-1], kept)
     return fig, axs
 
 def _draw_time(m, took): # axes, records
-    for key, c, name in (('two', TEACHER, 'usual loop'), ('one', STUDENT, 'one pass')): m.plot([t['steps'] for t in took], [t[key][0]/t['floor'][0] for t in took], 'o-', ms=4, color=c, label=name)
-    m.axhline(1, color='#999999', lw=.8, ls=':'); m.set(xlabel='steps', ylabel='time / bare calls', ylim=(.8, None)); m.legend(frameon=False, fontsize=7)
+    over, at = lambda key: [t[key][0]/t['floor'][0] for t in took], [t['steps'] for t in took]
+    for key, c, name in (('two', TEACHER, 'reference loop'), ('one', STUDENT, 'one pass')): m.plot(at, over(key), 'o-', ms=4, color=c, label=name) if len(at) > 1 else m.bar(name, over(key), .6, color=c)
+    m.axhline(1, color='#999999', lw=.8, ls=':'); m.set(xlabel='steps' if len(at) > 1 else f'walks of {at[0]} steps', ylabel='time / bare calls', ylim=(.8 if len(at) > 1 else 0, None))
+    if len(at) > 1: m.legend(frameon=False, fontsize=7)
 
 def _draw_memory(r, kept): # axes, records
     for how, c in zip(dict.fromkeys(x['how'] for x in kept), (STUDENT, TEACHER, CYCLE[5])):

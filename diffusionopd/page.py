@@ -178,8 +178,8 @@ def quality(
     lost, sums = [t for t, v in known.items() if v is None], sum(v for v in known.values() if v)
     paid = f'The teachers had cost {sums:,} forwards before, which are not in it. ' if sums else ''
     paid += f'What {", ".join(lost)} had cost is not on record.' if lost else ''
-    yield figure_html(figure_uri(fig), f'Mean and worst score of the tasks over forwards{" and over seconds" if timed else ""}, to {log[-1]["forwards"]:,} forwards.',
-                      f'Mean of the tasks, dotted the worst of them, against the forwards of a sample, student and teachers together{", and against seconds" if timed else ""}. {paid}'.strip())
+    yield figure_html(figure_uri(fig), f'Mean and lowest score of the tasks over forwards{" and over seconds" if timed else ""}, to {log[-1]["forwards"]:,} forwards.',
+                      f'Mean of the tasks, dotted the one that scores lowest, against the forwards so far, one for each row and step, of student and teachers together{", and against seconds" if timed else ""}. {paid}'.strip())
 
 # %% ../nbs/23b_page.ipynb #6e0c0007
 def on_the_way(
@@ -336,7 +336,7 @@ def saved(
     cast:Cast,        # with a student
     r:DistillRecipe,  # its loss
 )->Iterator:          # of a figure, or of a sentence
-    "Forwards of a sample, by one pass and by the usual loop."
+    "Forwards of a sample, by one pass and by the reference loop."
     bb, o, lost = cast.bb, r.objective, [t for t in r.tasks if t not in cast.teachers]
     if lost: yield sentence(f'Not counted: the teacher of {", ".join(lost)} was the student itself, or its average, and is gone with the run.'); return
     leaf, seeds = Counted(cast.student[0]), range(len(r.tasks))
@@ -346,7 +346,7 @@ def saved(
     cond = condition(bb, [prompt_source(t.prompts)(0, r.seed) for t in r.tasks.values()], list(r.tasks))
     g = count_saved(student, target, bb.start(seeded(seeds)), bb.kernels(o.solver, r.rollout.steps, o.eta), o, ([leaf], theirs), cond, seeds, compare)
     (one, two), (asks, _) = g['student'], g['teachers']
-    yield figure_html(figure_uri(plot_saved(dict(gradients=[g]), 'run')[0]), f'Two stacked bars of forwards per state: student, teacher and backward, for the usual loop and for one pass; the share of the student is {two:g} and {one:g} forwards a sample.',
+    yield figure_html(figure_uri(plot_saved(dict(gradients=[g]), 'run')[0]), f'Two stacked bars of forwards per state: student, teacher and backward, for the reference loop and for one pass; the share of the student is {two:g} and {one:g} forwards a sample.',
                       f'Counted over {g["steps"]} steps of the walk: one pass asks the student {one:g} times a sample, a loop that walks first and supervises afterwards {two:g} times; both ask teachers {asks:g} times. A backward is drawn as two forwards.')
 
 # %% ../nbs/23b_page.ipynb #63fe99b8
