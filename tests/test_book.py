@@ -8,6 +8,8 @@ from nbdev.config import get_config
 from nbdev.doclinks import nbglob
 from nbdev.process import extract_directives
 
+from diffusionopd.kernels import SOLVERS
+
 sys.path.insert(0, 'tools')
 import causes, first_cells, run_nbs
 
@@ -129,6 +131,16 @@ def test_more_than_a_minute_is_told():
 def test_slow_cells_are_the_only_ones_of_minutes():
     "What tests run of a notebook took three minutes of one core at most when it was last measured."
     assert [n['notebook'] for n in json.loads(Path('diffusionopd/assets/book.json').read_text())['notebooks'] if n['seconds'] > 180] == []
+
+# Words
+
+def test_words_are_defined():
+    "The glossary has every solver, and what the heads of tables and the theory pages take for known."
+    text = Path('nbs/explanations/glossary.ipynb').read_text(encoding='utf8')
+    heads = ' '.join(re.findall(r'\*\*([^*]+)\.\*\*', text)).lower().replace('-', '_')
+    assert [s for s in SOLVERS if s not in heads and f'`{s}`' not in text] == []
+    told = 'velocity,noise level,latent,grid,shift,kernel,score,nat,lora,ppo,reinforce,flow_grpo,grpo_guard,nft,sft,path kl,critical path,mpasses,share of gain,recovered gain,joint,cascade,off_policy,judge,vp'
+    assert [w for w in told.split(',') if w not in heads] == []
 
 # Folds, wherever the pages are built
 

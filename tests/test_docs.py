@@ -69,7 +69,7 @@ def test_reference_has_groups(site):
     groups = {p['section']: [*map(module, p['contents'])] for p in part if isinstance(p, dict)}
     text = '\n'.join(''.join(o['data'].get('text/markdown', '')) for c in read_nb('nbs/reference.ipynb').cells if c.cell_type == 'code' for o in c.outputs if o.get('data'))
     told = {head: re.findall(r'^### (.*)', body, re.M) for head, body in re.findall(r'^## (.*?)\n(.*?)(?=^## |\Z)', text, re.M | re.S)}
-    assert len(groups) > 8 and max(map(len, groups.values())) <= 10 and set(told) == {*groups, 'Theory', 'Command line and explorers'} - {'Command line'}
+    assert len(groups) > 8 and max(map(len, groups.values())) <= 10 and set(told) == {*groups, 'Learn', 'Command line and explorers'} - {'Command line'}
     for head, modules in groups.items(): assert set(modules) == set(told.get(head) or told['Command line and explorers']) - {'explore'}, head
     side = (site/'reference.html').read_text(encoding='utf8').split('id="quarto-sidebar"')[1].split('</nav>')[0]
     words = {page: html.unescape(text) for page, text in re.findall(r'<a href="(\w+)\.html" class="sidebar-item-text[^"]*"[^>]*><span class="menu-text">(.*?)</span>', side)}
