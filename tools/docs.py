@@ -23,6 +23,7 @@ prefix = re.compile(r'(https?://[^\s)\"\\]+)|\b\d+[a-z]*_(\w+\.ipynb)')  # of a 
 outfile = re.compile(r'output-file: [^"\\]*\\n')
 fences = re.compile(r'(^```.*?^```)', re.S | re.M)
 fence, link = re.compile(r'^```.*?^```', re.S | re.M), re.compile(r'\[(`[^`]*`)\]\([^)]*\)')
+signature = re.compile(r'\n```python\n.*?\n```\s*(?:\*.*\*)?\s*\Z', re.S)  # at the end of what `show_doc` says, with the docstring
 quartos = re.compile(r'^ +grid: .*\n', re.M)  # what only Quarto knows in _quarto.yml: smalldocs takes the widths from styles.css
 cdn = re.compile(r'https://cdn\.jsdelivr\.net/npm/katex@([\d.]+)/dist/')
 
@@ -60,6 +61,19 @@ def modules(p):
             for o in c.get('outputs', []):
                 if text := ''.join(o.get('data', {}).get('text/markdown', '')): o['data']['text/markdown'] = prose(text)
         write_nb(cells, nb)
+
+def once(nb):
+    """Where the notebook at the path `nb` shows the source of what it exports, its signature and docstring are in there: above the source leave the
+    heading alone, to which links lead."""
+    cells, heads = read_nb(nb), []
+    for c in cells.cells:
+        if c.cell_type != 'code': heads = []; continue
+        if re.search(r'^show_doc\(', c.source, re.M): heads.append(c)
+        elif '#| code-summary: "Exported source"' in c.source:
+            for o in (o for h in heads for o in h.get('outputs', [])):
+                o['data']['text/markdown'] = signature.sub('', ''.join(o['data']['text/markdown']))
+            heads = []
+    write_nb(cells, nb)
 
 def near(nb, home):
     """Let the links of the notebook at the path `nb` that nbdev made lead into this site, wherever it lies: to a class where
@@ -133,6 +147,7 @@ def build(cfg):
     for d in cfg.config_path/'_proc', cfg.doc_path: shutil.rmtree(d, ignore_errors=True)
     _build_modidx()
     p = proc_nbs(n_workers=0)
+    for f in p.rglob('*.ipynb'): once(f)
     modules(p)
     quarto, smalldocs = shutil.which('quarto'), Path(sys.executable).with_name('smalldocs')
     if not quarto:
