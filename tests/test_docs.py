@@ -79,6 +79,7 @@ def test_signatures(site):
     "An argument that may be left out has no type that nobody gave it, and a page of Learn shows what its functions do."
     assert [f.name for f in site.rglob('*.html') if 'NoneType=' in re.sub(r'<.*?>', '', f.read_text(encoding='utf8'))] == []
     shown = lambda name: html.unescape(re.sub(r'<.*?>', '', (site/name).read_text(encoding='utf8')))
+    assert shown('divergence.html').count('def gaussian_kl(') == 1 and 'id="gaussian_kl"' in (site/'divergence.html').read_text(encoding='utf8')       # the source once, under a heading that links lead to
     for name, line in {'paths.html': 'return (x - bcast(sigma, x)*v).to(x.dtype)', 'divergence.html': 'WEIGHTINGS = dict(', 'distill.html': 'def one_pass('}.items(): assert line in shown(name)
 
 def test_names_are_links(site):
