@@ -167,6 +167,7 @@ class Training:
     @property
     def reference(self): return 'reference' if self.r.student.start else None # where the run started
 
+# %% ../nbs/20h_teach.ipynb #3cee9238
 def adapters(
     bb:Backbone,   # receives them
     r:TeachRecipe, # settings
@@ -350,8 +351,7 @@ class Walk:
     rows: Tensor # `(b,)` which pictures of the round
     steps: list  # of `Step`
     cond: dict   # b rows
-    inner: int = 0    # in which optimiser step
-    share: float = 1. # of its rows
+    inner: int = 0; share: float = 1. # in which optimiser step of the round, and of its rows
 
 def walks(
     t:Training,
