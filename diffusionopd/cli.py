@@ -6,16 +6,16 @@
 __all__ = ['app', 'console', 'Version', 'RecipeFile', 'BaseFile', 'Prompts', 'Kind', 'NewFile', 'RunFolder', 'PageFile',
            'Painted', 'Judged', 'Out', 'DemoOut', 'Png', 'Json', 'Grid', 'Long', 'Resume', 'Accept', 'Quiet', 'Threads',
            'Plugins', 'Updates', 'NewSeed', 'NewModel', 'Seed', 'Each', 'Pictures', 'Steps', 'Guidance', 'Scales',
-           'ManySteps', 'Batch', 'Device', 'Model', 'Adapters', 'TaskNames', 'Reward', 'Height', 'Width', 'Frames',
-           'FixedKl', 'Walks', 'Walker', 'Alone', 'Wording', 'SuiteFile', 'Together', 'Planned', 'Student', 'Merged',
-           'Adapted', 'Push', 'Public', 'Licence', 'OwnBase', 'StoredAs', 'Devices', 'DeviceMemory', 'PeakSpeed',
-           'Reached', 'Measure', 'ALONE', 'top', 'said', 'threads', 'room_for', 'speaks', 'several', 'Bars', 'bars',
-           'short', 'show_score', 'gaps_in', 'reading', 'scores_in', 'follow', 'watch', 'option', 'read_recipe', 'tell',
-           'demo_command', 'distill_command', 'teach_command', 'pretrain_command', 'save_grid', 'strange', 'numbers',
-           'placed', 'sized', 'sample_command', 'write_json', 'fitting', 'said_scores', 'write_scores', 'write_grid',
-           'examined', 'fixed_table', 'evaluate_command', 'watch_page', 'report_command', 'watch_comparison',
-           'compare_command', 'export_command', 'plan_command', 'init_command', 'quieten', 'spin_briefly', 'usage',
-           'main']
+           'ManySteps', 'Batch', 'Device', 'InDtype', 'Model', 'Adapters', 'TaskNames', 'Reward', 'Height', 'Width',
+           'Frames', 'FixedKl', 'Walks', 'Walker', 'Alone', 'Wording', 'SuiteFile', 'Together', 'Planned', 'Student',
+           'Merged', 'Adapted', 'Push', 'Public', 'Licence', 'OwnBase', 'StoredAs', 'Devices', 'DeviceMemory',
+           'PeakSpeed', 'Reached', 'Measure', 'ALONE', 'top', 'said', 'threads', 'room_for', 'speaks', 'several',
+           'Bars', 'bars', 'short', 'show_score', 'gaps_in', 'reading', 'scores_in', 'follow', 'watch', 'option',
+           'read_recipe', 'tell', 'demo_command', 'distill_command', 'teach_command', 'pretrain_command', 'save_grid',
+           'strange', 'numbers', 'placed', 'sized', 'sample_command', 'write_json', 'fitting', 'said_scores',
+           'write_scores', 'write_grid', 'examined', 'fixed_table', 'evaluate_command', 'watch_page', 'report_command',
+           'watch_comparison', 'compare_command', 'export_command', 'plan_command', 'init_command', 'quieten',
+           'spin_briefly', 'usage', 'main']
 
 # %% ../nbs/25_cli.ipynb #dcb633d0
 import json, os, shlex, sys
@@ -213,6 +213,7 @@ Scales = Annotated[Optional[str], typer.Option('--guidance', metavar='SCALE[,SCA
 ManySteps = Annotated[str, typer.Option('--steps', metavar='N[,N]', help='Sampler steps, one table row each.')]
 Batch = Annotated[int, typer.Option(help='Pictures at a time.', min=1)]
 Device = Annotated[Optional[str], typer.Option(metavar='DEVICE', help='cpu, cuda, cuda:1, ...', show_default='what accelerate finds')]
+InDtype = Annotated[str, typer.Option('--dtype', help="Of the base's weights in memory: float32, bfloat16 or float16.")]
 
 # %% ../nbs/25_cli.ipynb #da8c6735
 Model = Annotated[str, typer.Option(metavar='MODEL', help='`embedded`, a folder written by save_pretrained, or a hub name.')]
@@ -408,7 +409,7 @@ def sized(
 # %% ../nbs/25_cli.ipynb #e8b5c4d3
 @app.command('sample')
 def sample_command(prompt:Prompts, model:Model='embedded', adapter:Adapters=None, out:Png='sample.png', n:Each=4, seed:Seed=0, steps:Steps=10,
-                   guidance:Guidance=None, height:Height=None, width:Width=None, frames:Frames=None, device:Device=None, plugin:Plugins=None, cpu_threads:Threads=None):
+                   guidance:Guidance=None, height:Height=None, width:Width=None, frames:Frames=None, dtype:InDtype='float32', device:Device=None, plugin:Plugins=None, cpu_threads:Threads=None):
     """Paint prompts, a row for each model and prompt.
 
     The embedded model reads `write 47 red`, `draw two red ring`, `draw red ring left-of blue plus`, `pretty` with either, and `flag red blue red down`.
@@ -425,11 +426,10 @@ def sample_command(prompt:Prompts, model:Model='embedded', adapter:Adapters=None
     from diffusionopd.recipes import load_plugins
     threads(cpu_threads)
     load_plugins(plugin or [])
-    rows = pictures(prompt, adapter or (), model, n, seed, guidance, placed(device), sized(height, width, frames), steps=steps)
+    rows = pictures(prompt, adapter or (), model, n, seed, guidance, placed(device), sized(height, width, frames), dtype, steps=steps)
     for w in strange(prompt) if model == 'embedded' else (): console.print(f'Note: {w}', highlight=False, markup=False, soft_wrap=True)
     save_grid([images for *_, images in rows], path)
     typer.echo(out)
-
 
 # %% ../nbs/25_cli.ipynb #8ffe5164
 def write_json(
@@ -539,7 +539,7 @@ def fixed_table(
 def evaluate_command(adapter:Adapters=None, model:Model='embedded', task:TaskNames=None, n:Pictures=200, seed:Seed=0, steps:ManySteps='10',
                      guidance:Scales=None, wording:Wording='usual', reward:Reward='embedded', plugin:Plugins=None, no_base:Alone=False, out:Json=None, grid:Grid=None,
                      fixed_kl:FixedKl=None, walks:Walks=8, walker:Walker='teacher', batch:Batch=64, height:Height=None, width:Width=None, frames:Frames=None,
-                     device:Device=None, cpu_threads:Threads=None, quiet:Quiet=False):
+                     dtype:InDtype='float32', device:Device=None, cpu_threads:Threads=None, quiet:Quiet=False):
     """Score models on held-out prompts, the base and each adapter on the same prompts and noise, with every scale and number of steps.
 
     Examples:
@@ -559,7 +559,7 @@ def evaluate_command(adapter:Adapters=None, model:Model='embedded', task:TaskNam
     threads(cpu_threads); load_plugins(plugin or [])
     fitting(model, task, reward)
     models = list(dict.fromkeys([*([] if no_base else ['base']), *(adapter or [])]))
-    examined(models, list(task or TASKS), scores, seen, quiet, seed, wording, ways, scales, model=model, n=n, reward=reward, batch=batch, size=sized(height, width, frames), device=place)
+    examined(models, list(task or TASKS), scores, seen, quiet, seed, wording, ways, scales, model=model, n=n, reward=reward, batch=batch, size=sized(height, width, frames), device=place, dtype=dtype)
     apart = fixed_table(fixed_kl, adapter, no_base, walks, walker, place) if fixed_kl else []
     if path: write_scores(path, scores, wording, apart)
     if picture: write_grid(picture, seen)

@@ -265,6 +265,28 @@ def test_teach_jointly_and_go_on(method, opd, tmp_path):
     opd.run(tmp_path, 'teach', 'on.yaml', '--out', 'on', '-q').ok()
     assert lines(tmp_path/'on'/'log.jsonl')[0]['forwards'] == row['forwards']+4*2
 
+@pytest.mark.parametrize('method', ['nft', 'grpo_guard'])
+def test_teach_a_folder_as_a_large_model_is_taught(method, opd, tmp_path):
+    "A pipeline on disk in bfloat16, of a size of the recipe's, checkpointed, a few rows at a time, prompts from a cache; then painted and scored in bfloat16."
+    opd.python(tmp_path, 'from diffusionopd.miniatures import miniature; miniature("sd3").save_pretrained("model")')
+    (tmp_path/'p.txt').write_text(''.join(f'a {w} thing\n' for w in 'red blue green white black small large round old new odd even'.split()))
+    walk = {} if method == 'nft' else dict(solver='flow_sde', eta=.7)
+    write(tmp_path, dict(model='model', task='small', prompts='p.txt', reward='jpeg_size', method=method, iterations=2, prompts_per_iteration=2, images_per_prompt=3, inner_steps=2, steps=2, floor=1e-3,
+                         model_dtype='bfloat16', precision='bf16', height=32, width=48, cache='words', checkpointing=True, micro_batch=2, student=dict(targets=['proj_out']),
+                         evaluation=dict(every=1, n=2, final=2, steps=2), checkpoint_every=1, out='mine', **walk), 't.yaml')
+    opd.run(tmp_path, 'teach', 't.yaml', '-q').ok()
+    log, kept = lines(tmp_path/'mine'/'log.jsonl'), [*(tmp_path/'words').rglob('*.safetensors')]
+    assert [r['images'] for r in log] == [6, 12] and log[-1]['scores']['small']['n'] == 2 and kept
+    made = strict((tmp_path/'mine'/'manifest.json').read_text())['config']
+    assert (made['model_dtype'], made['height'], made['width'], made['micro_batch']) == ('bfloat16', 32, 48, 2)
+    opd.run(tmp_path, 'sample', 'a red thing', '--model', 'model', '-a', 'mine', '-n', 1, '--steps', 2, '--dtype', 'bfloat16', '--height', 32, '--width', 48).ok()
+    ended = opd.run(tmp_path, 'evaluate', '--model', 'model', '-a', 'mine', '-t', 'p.txt', '--reward', 'jpeg_size', '-n', 2, '--steps', 2, '--dtype', 'bfloat16', '-q').ok()
+    assert '| mine |' in ended.stdout
+    for wrong, said in ((dict(precision='fp16'), "precision: 'fp16' wants a GPU"), (dict(height=33), 'height: '), (dict(frames=5), "unknown field 'frames'"), (dict(model_dtype='bf16'), 'model_dtype: ')):
+        write(tmp_path, edit(yaml.safe_load((tmp_path/'t.yaml').read_text()), out='other', **wrong), 'wrong.yaml')
+        refused = opd.run(tmp_path, 'teach', 'wrong.yaml', '-q')
+        assert refused.code == 2 and said in refused.stderr and 'Traceback' not in refused.stderr and not (tmp_path/'other').exists()
+
 def test_teach_and_learn_from_it(opd, tmp_path):
     "A specialist of one's own can be evaluated, and teaches a student."
     opd.run(tmp_path, 'init', 'teach', 't.yaml').ok()
