@@ -6,16 +6,17 @@
 __all__ = ['app', 'console', 'Version', 'RecipeFile', 'BaseFile', 'Prompts', 'Kind', 'NewFile', 'RunFolder', 'PageFile',
            'Painted', 'Judged', 'Out', 'DemoOut', 'Png', 'Json', 'Grid', 'Long', 'Resume', 'Accept', 'Quiet', 'Threads',
            'Plugins', 'Updates', 'NewSeed', 'NewModel', 'Seed', 'Each', 'Pictures', 'Steps', 'Guidance', 'Scales',
-           'ManySteps', 'Batch', 'Device', 'Model', 'OwnModel', 'Adapters', 'TaskNames', 'Reward', 'Height', 'Width',
-           'Frames', 'FixedKl', 'Walks', 'Walker', 'OwnSeed', 'Examined', 'Alone', 'Run', 'Wording', 'SuiteFile',
-           'Together', 'Planned', 'Student', 'Merged', 'Adapted', 'Push', 'Public', 'Licence', 'OwnBase', 'StoredAs',
-           'Devices', 'DeviceMemory', 'PeakSpeed', 'Reached', 'Measure', 'ALONE', 'top', 'said', 'threads', 'room_for',
-           'speaks', 'several', 'Bars', 'bars', 'short', 'show_score', 'gaps_in', 'reading', 'scores_in', 'follow',
-           'watch', 'option', 'read_recipe', 'tell', 'demo_command', 'distill_command', 'teach_command',
-           'pretrain_command', 'save_grid', 'strange', 'numbers', 'placed', 'sized', 'sample_command', 'write_json',
-           'fitting', 'said_scores', 'write_scores', 'write_grid', 'scored', 'examined', 'examined_run', 'fixed_table',
-           'written_to', 'evaluate_command', 'watch_page', 'report_command', 'watch_comparison', 'compare_command',
-           'export_command', 'plan_command', 'init_command', 'quieten', 'spin_briefly', 'usage', 'main']
+           'ManySteps', 'Batch', 'Device', 'Model', 'OwnModel', 'FreshModel', 'Adapters', 'TaskNames', 'Reward',
+           'Height', 'Width', 'Frames', 'FixedKl', 'Walks', 'Walker', 'OwnSeed', 'Examined', 'Alone', 'Run', 'Wording',
+           'SuiteFile', 'Together', 'Planned', 'Student', 'Merged', 'Adapted', 'Push', 'Public', 'Licence', 'OwnBase',
+           'StoredAs', 'Devices', 'DeviceMemory', 'PeakSpeed', 'Reached', 'Measure', 'DEMO_VALUES', 'OWN_VALUES',
+           'ALONE', 'top', 'said', 'threads', 'room_for', 'speaks', 'several', 'Bars', 'bars', 'short', 'show_score',
+           'gaps_in', 'reading', 'scores_in', 'follow', 'watch', 'option', 'read_recipe', 'tell', 'demo_command',
+           'distill_command', 'teach_command', 'pretrain_command', 'save_grid', 'strange', 'numbers', 'placed', 'sized',
+           'sample_command', 'write_json', 'fitting', 'said_scores', 'write_scores', 'write_grid', 'scored', 'examined',
+           'examined_run', 'fixed_table', 'written_to', 'evaluate_command', 'watch_page', 'report_command',
+           'watch_comparison', 'compare_command', 'export_command', 'plan_command', 'guidance_of', 'recipe_for',
+           'heading', 'init_command', 'quieten', 'spin_briefly', 'usage', 'main']
 
 # %% ../nbs/25_cli.ipynb #dcb633d0
 import json, os, shlex, sys
@@ -217,6 +218,7 @@ Device = Annotated[Optional[str], typer.Option(metavar='DEVICE', help='cpu, cuda
 # %% ../nbs/25_cli.ipynb #da8c6735
 Model = Annotated[str, typer.Option(metavar='MODEL', help='`embedded`, a folder written by save_pretrained, or a hub name.')]
 OwnModel = Annotated[Optional[str], typer.Option('--model', metavar='MODEL', help='`embedded`, a folder written by save_pretrained, or a hub name.', show_default="embedded, or the run's")]
+FreshModel = Annotated[Optional[str], option('--model', metavar='FOLDER', help='Of distill: write the recipe for this model; its configuration is enough, and no weights are loaded. None: for the embedded world.')]
 Adapters = Annotated[Optional[list[str]], option('--adapter', '-a', metavar='ADAPTER', help='Adapter folder, embedded:TASK or embedded:student; may be repeated.')]
 TaskNames = Annotated[Optional[list[str]], typer.Option('--task', '-t', metavar='TASK', help='embedded:TASK, or prompts of your own: a text file with one a line, a .jsonl or .csv table, a dataset on disk; may be repeated.',
                                                         show_default='all of the embedded world')]
@@ -772,14 +774,58 @@ def plan_command(recipe:RecipeFile, devices:Devices=1, device_memory:DeviceMemor
     elif path: write_whole(path, text+'\n')
     typer.echo(text)
 
+# %% ../nbs/25_cli.ipynb #82f1ab90
+def guidance_of(
+    pipe, # a pipeline
+)->float: # 1 where it has none of its own
+    "The guidance scale that a pipeline takes if nobody says otherwise."
+    from inspect import signature
+    asked = signature(type(pipe).__call__).parameters
+    return next((float(asked[k].default) for k in ('guidance_scale', 'true_cfg_scale') if k in asked and isinstance(asked[k].default, (int, float))), 1.)
+
+def recipe_for(
+    model:str, # a folder, of which the configuration is enough, or a hub name that was downloaded
+):             # a `DistillRecipe`, the kind of pipeline
+    "A recipe for a model of one's own: its family's layers, the paper's rate, and what makes it fit. Raises `Refusal`."
+    from diffusionopd.plan import sketch
+    from diffusionopd.recipes import DistillRecipe, make_recipe
+    bb = sketch(model)
+    guidance = guidance_of(bb.pipe)
+    return make_recipe(DistillRecipe, dict(
+        model=model, model_dtype='bfloat16', precision='bf16', cache='runs/embeddings',
+        tasks={t: dict(prompts=f'prompts/{t}.txt', teacher=f'./teachers/{t}', guidance=guidance) for t in ('first', 'second')},
+        rollout=dict(guidance=guidance), loss=dict(weighting='mean', query='drop_last'),
+        student=dict(rank=32, alpha=64, targets=list(bb.lora_targets)), optimiser=dict(lr=3e-4, warmup=0, decay=1, betas=(.9, .999), ema=.987),
+        updates=500, micro_batch=1, checkpointing=True, merge_teachers=False, evaluation=dict(n=32, final=128, steps=30, batch=4, fixed=4))), type(bb.pipe).__name__
+
+# %% ../nbs/25_cli.ipynb #470d68fc
+DEMO_VALUES = """These are the values of the embedded demo, for a tiny network and minutes on a CPU.
+For another model let diffusionopd init distill FILE --model FOLDER write them, or start from recipes/. Change first: optimiser.lr (0.0003 in the paper), student.targets (leave
+it empty for the family's own), merge_teachers (false), micro_batch (1), checkpointing (true), model_dtype and precision (bfloat16, bf16), cache, and guidance of tasks and rollout."""
+OWN_VALUES = """Written for {model}, a {kind}: the layers of its family, the paper's adapter and rate, and what makes a large network fit.
+Change first: the prompts and the teacher of each task, and the number of tasks; guidance, here the pipeline's own default, to what your teachers were trained with; reward, without
+which nothing is scored. Then ask what it costs: diffusionopd plan {path}"""
+
+def heading(
+    kind:str,    # of recipe
+    path:str,    # where it goes
+    model=None,  # that it is for, None: the embedded one
+    name:str='', # kind of its pipeline
+)->str:          # comments
+    "What stands above a fresh recipe."
+    notes = OWN_VALUES.format(model=model, kind=name, path=shlex.quote(path)) if model else DEMO_VALUES if kind == 'distill' else 'Every value works here.'
+    text = f'A recipe for: {shlex.join(["diffusionopd", kind, path])}\n{notes}\nEvery field is shown; one that is left out takes its default.'
+    return ''.join(f'# {line}\n' for line in text.splitlines())
+
 # %% ../nbs/25_cli.ipynb #121b350e
 @app.command('init')
-def init_command(kind:Kind='distill', path:NewFile='recipe.yaml'):
+def init_command(kind:Kind='distill', path:NewFile='recipe.yaml', model:FreshModel=None):
     """Write a commented recipe to start from.
 
     Examples:
 
     - `diffusionopd init`
+    - `diffusionopd init distill recipe.yaml --model models/sd3.5-medium`
     - `diffusionopd init teach teacher.yaml`
     - `diffusionopd init pretrain base.yaml`
     """
@@ -787,12 +833,13 @@ def init_command(kind:Kind='distill', path:NewFile='recipe.yaml'):
     from diffusionopd.recipes import KINDS, BaseRecipe, TeachRecipe, commented
     from diffusionopd.report import write_whole
     refuse(kind not in KINDS, f'no recipe is for {kind!r}: {nearest(kind, KINDS)}')
-    file, command = Path(path).expanduser(), shlex.join(['diffusionopd', kind, path])
+    refuse(bool(model) and kind != 'distill', f'--model is for distill: a recipe for {kind} {"trains its model itself" if kind == "pretrain" else "names its model in the field model"}')
+    file = Path(path).expanduser()
     refuse(file.exists(), f'{path} is there already: name another file, or remove it')
-    fresh = dict(distill=lambda: demo_recipe(out='runs/distill', evaluation={}), pretrain=BaseRecipe,
-                 teach=lambda: TeachRecipe(task='text', prompts='embedded:text'))
-    write_whole(file, f'# A recipe for: {command}\n# Every field is shown with a value that works here; one that is left out takes its default.\n{commented(fresh[kind]())}\n')
-    typer.echo(f'{path}: edit it, then run: {command}')
+    fresh = dict(distill=lambda: demo_recipe(out='runs/distill', evaluation={}), pretrain=BaseRecipe, teach=lambda: TeachRecipe(task='text', prompts='embedded:text'))
+    r, name = recipe_for(model) if model else (fresh[kind](), '')
+    write_whole(file, heading(kind, path, model, name)+f'{commented(r)}\n')
+    typer.echo(f'{path}: edit it, then run: {shlex.join(("diffusionopd", kind, path))}')
 
 # %% ../nbs/25_cli.ipynb #aca33ce0
 def quieten():
