@@ -523,6 +523,7 @@ def scored(
         return s
     watch(map(keep, events(lambda model, task, images: looked.append(images[:2].cpu()))), 'Scoring', total, quiet)
 
+# %% ../nbs/25_cli.ipynb #597b714f
 def examined(
     models:list,  # names
     names:list,   # of tasks
@@ -621,10 +622,8 @@ def evaluate_command(run:Run=None, adapter:Adapters=None, model:OwnModel=None, t
     if run: n = examined_run(run, adapter, no_base, task, reward, scores, seen, quiet, place, n, seed, wording, ways, scales, batch, model=model, **size)
     else:
         model, reward, n, models = model or 'embedded', reward or 'embedded', n or 200, list(dict.fromkeys([*([] if no_base else ['base']), *(adapter or [])]))
-        fitting(model, task, reward)
-        examined(models, list(task or TASKS), scores, seen, quiet, seed or 0, wording, ways or [10], scales, model=model, n=n, reward=reward, batch=batch or 64, size=sized(**size), device=place)
-    told = [*([str(Path(run).expanduser()/'student')] if run else []), *(adapter or [])]
-    apart = fixed_table(fixed_kl, told, no_base, walks, walker, place) if fixed_kl else []
+        fitting(model, task, reward); examined(models, list(task or TASKS), scores, seen, quiet, seed or 0, wording, ways or [10], scales, model=model, n=n, reward=reward, batch=batch or 64, size=sized(**size), device=place)
+    apart = fixed_table(fixed_kl, [*([f'{Path(run).expanduser()}/student'] if run else []), *(adapter or [])], no_base, walks, walker, place) if fixed_kl else []
     if path: write_scores(path, scores, wording, apart)
     if picture: write_grid(picture, seen)
     typer.echo(said_scores(scores, wording, f'{n} pictures a task', apart))

@@ -424,6 +424,7 @@ def questions(
     refuse(bool(lost) and (bool(names) or len(lost) == len(out)), f'the recipe of the run names no reward for {", ".join(lost)}: give one with --reward, such as pickscore:FOLDER, or embedded for the embedded world')
     return {t: asked for t, asked in out.items() if t not in lost}
 
+# %% ../nbs/23b_page.ipynb #76d5c001
 def examine_run(
     bb:Backbone,         # paints
     models:dict,         # name -> (field, guidance scale; None: it is guided inside)
