@@ -54,6 +54,19 @@ def test_init(kind, opd, tmp_path):
     again = opd.run(tmp_path, 'init', kind, 'r.yaml')
     assert again.code == 2 and 'r.yaml is there already' in again.stderr and (tmp_path/'r.yaml').read_text() == text
 
+def test_init_for_a_model(opd, tmp_path):
+    "With --model the recipe is that model's: the paper's rate, its family's layers, and a plan that holds a base of two bytes a weight and adapters. Without it the file says whose values these are."
+    opd.python(tmp_path, 'from diffusionopd.miniatures import miniature; miniature("sd3").save_pretrained("own")')
+    for file in (tmp_path/'own').rglob('*.safetensors'): file.unlink()
+    opd.run(tmp_path, 'init', 'distill', 'own.yaml', '--model', 'own').ok(); opd.run(tmp_path, 'init', 'distill', 'demo.yaml').ok()
+    own, demo = (yaml.safe_load((tmp_path/f).read_text()) for f in ('own.yaml', 'demo.yaml'))
+    assert own['optimiser']['lr'] == 3e-4 < demo['optimiser']['lr'] and 'attn.add_q_proj' in own['student']['targets'] and own['micro_batch'] == 1 and own['cache']
+    assert 'values of the embedded demo' in (tmp_path/'demo.yaml').read_text() and 'embedded demo' not in (tmp_path/'own.yaml').read_text()
+    for t in own['tasks'].values(): (tmp_path/t['prompts']).parent.mkdir(exist_ok=True); (tmp_path/t['prompts']).write_text('a cup\na fish\na house\n')
+    opd.run(tmp_path, 'plan', 'own.yaml', '--out', 'plan.json').ok()
+    cost = strict((tmp_path/'plan.json').read_text())
+    assert cost['held']['base'] == 2*cost['parameters']['base'] and cost['held']['teachers'] == cost['held']['text_encoders'] == 0
+
 # One short distillation, looked at from all sides
 
 def test_distill_says_where(student):
@@ -182,6 +195,19 @@ def test_scores_of_the_manifest(student, opd):
     again, = strict((folder/'again.json').read_text())
     noted = strict((folder/'run'/'student'/'manifest.json').read_text())['scores']['text']
     assert {k: v for k, v in again.items() if k != 'model'} == {k: v for k, v in noted.items() if k != 'model'}
+
+def test_evaluate_a_run(student, opd):
+    "With --run all is in the recipe: the student's row is the one of the manifest; what is no finished run is refused."
+    folder, _ = student
+    opd.run(folder, 'evaluate', '--run', 'run', '--out', 'whole.json', '-q').ok()
+    rows = strict((folder/'whole.json').read_text())
+    noted = strict((folder/'run'/'student'/'manifest.json').read_text())['scores']
+    assert {s['model'] for s in rows} == {'base', 'student', *(f'teacher of {t}' for t in TASKS)} and len(rows) == (2+len(TASKS))*len(TASKS)
+    assert {s['task']: s for s in rows if s['model'] == 'student'} == noted
+    (folder/'unfinished').mkdir(); (folder/'unfinished'/'recipe.json').write_bytes((folder/'run'/'recipe.json').read_bytes())
+    for place, says in ('nowhere', 'there is no folder'), ('scores', 'holds no distillation'), ('unfinished', 'holds no student yet'):
+        ended = opd.run(folder, 'evaluate', '--run', place)
+        assert ended.code == 2 and says in ended.stderr and 'Traceback' not in ended.stderr
 
 def test_sample(student, opd):
     folder, _ = student
