@@ -613,13 +613,12 @@ def evaluate_command(run:Run=None, adapter:Adapters=None, model:OwnModel=None, t
     - `diffusionopd evaluate --model models/mine -a runs/mine/student --task prompts.txt --reward pickscore:models/PickScore_v1 --height 512 --width 512 --batch 8`
     - `diffusionopd evaluate -a runs/one/student -a runs/two/student --fixed-kl runs/one/recipe.json`
     """
-    refuse(no_base and not adapter and not run, '--no-base leaves nothing to score: name an adapter with --adapter')
+    for wrong, why in ((no_base and not adapter and not run, '--no-base leaves nothing to score: name an adapter with --adapter'), (run and dtype, '--run opens the model as the run had it: leave out --dtype')): refuse(bool(wrong), why)
     ways, scales = numbers('--steps', steps, int, 1, 1000), numbers('--guidance', guidance)
     (path, picture), scores, seen, place, size = written_to(out, grid), [], [], placed(device), dict(height=height, width=width, frames=frames)
     from diffusionopd.recipes import load_plugins
     from diffusionopd.world import TASKS
     threads(cpu_threads); load_plugins(plugin or [])
-    refuse(bool(run and dtype), '--run opens the model as the run had it: leave out --dtype')
     if run: n = examined_run(run, adapter, no_base, task, reward, scores, seen, quiet, place, n, seed, wording, ways, scales, batch, model=model, **size)
     else:
         model, reward, n, models = model or 'embedded', reward or 'embedded', n or 200, list(dict.fromkeys([*([] if no_base else ['base']), *(adapter or [])]))
