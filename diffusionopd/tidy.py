@@ -123,8 +123,9 @@ def paired(
     a:np.ndarray,      # `(n,)` marks of one method, or `(seeds, n)`
     b:np.ndarray,      # of another, on the same questions; it may have another number of seeds
     groups:np.ndarray, # `(n,)` label of each question
-    draws:int=2000,    # flips, and bootstrap samples
-    seed:int=0,        # of both
+    draws:int=2000,    # bootstrap samples
+    seed:int=0,        # of these and of the flips
+    flips:int=10_000,  # of the signs; `p` cannot fall below one over their number
 )->dict:               # `difference`, `low`, `high` and `p`
     "Is one method better than another? By question, prompt by prompt. The interval is over prompts and training seeds, `p` over prompts for these seeds."
     a, b = np.atleast_2d(np.asarray(a, float)), np.atleast_2d(np.asarray(b, float))
@@ -133,11 +134,11 @@ def paired(
     count, (A, B) = np.bincount(which), (np.stack([np.bincount(which, v) for v in m]) for m in (a, b))   # sums by prompt, `(seeds, prompts)`
     total = A.mean(0)-B.mean(0)
     d = total.sum()/len(groups)
-    flips = np.abs((rng.integers(2, size=(draws, len(names)))*2-1) @ total)/len(groups)
+    flipped = np.abs((rng.integers(2, size=(flips, len(names)))*2-1) @ total)/len(groups)
     picks = rng.integers(len(names), size=(draws, len(names)))
     drawn = lambda M: np.take_along_axis(M[:, picks].sum(2), rng.integers(len(M), size=(len(M), draws)), 0).mean(0)
     low, high = np.quantile((drawn(A)-drawn(B))/count[picks].sum(1), [.025, .975])
-    return dict(difference=float(d), low=float(low), high=float(high), p=float((1+(flips >= abs(d)-1e-12).sum())/(draws+1)))
+    return dict(difference=float(d), low=float(low), high=float(high), p=float((1+(flipped >= abs(d)-1e-12).sum())/(flips+1)))
 
 # %% ../nbs/24f_tidy.ipynb #ae788a63
 def work_of(

@@ -20,8 +20,8 @@ print(json.dumps([list(FAMILIES), sorted({type(built(f.make)).__name__ for f in 
     names, pipelines, known = json.loads(opd.python(tmp_path, code))
     assert names == FAMILIES and pipelines == [k for k in known if k != 'PixelPipeline']
 
-# CI goes the whole way with every third family, the night with all: NIGHTLY=1 pytest tests/test_families.py
-@pytest.mark.parametrize('name', FAMILIES if os.environ.get('NIGHTLY') else FAMILIES[::3])
+# CI goes the whole way with every fourth family, the night with all: NIGHTLY=1 pytest tests/test_families.py
+@pytest.mark.parametrize('name', FAMILIES if os.environ.get('NIGHTLY') else FAMILIES[::4])
 def test_whole_way(name, opd, tmp_path):
     """Conformance; two LoRA teachers and two whole ones on disk; a run of three updates with each pair; and each student in a fresh pipeline, by load_lora_weights.
     On a fixed probe the loss has fallen. (The logged losses are of other prompts and other noise each, and may rise.)"""
