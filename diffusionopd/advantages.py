@@ -6,8 +6,6 @@
 __all__ = ['SPREADS', 'advantages']
 
 # %% ../nbs/20e_advantages.ipynb #02a448f2
-#| code-fold: true
-#| code-summary: "Imports of the module"
 import numpy as np
 from .errors import nearest, refuse
 

@@ -8,8 +8,6 @@ __all__ = ['PALETTE', 'VIVID', 'WANTED', 'ink_of', 'View', 'look', 'shape_of', '
            'read_any', 'clarity', 'check_text', 'check_aesthetics', 'check_flag', 'check', 'check_all', 'ideal']
 
 # %% ../nbs/11_checkers.ipynb #d8a6f006
-#| code-fold: true
-#| code-summary: "Imports of the module"
 from dataclasses import dataclass
 from functools import lru_cache
 

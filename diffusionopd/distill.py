@@ -7,8 +7,6 @@ __all__ = ['Record', 'supervise', 'replay', 'two_pass', 'one_pass', 'recorded_kl
            'Objective', 'Plan', 'make_plan', 'make_steps', 'make_target']
 
 # %% ../nbs/08_distill.ipynb #36a280a5
-#| code-fold: true
-#| code-summary: "Imports of the module"
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace

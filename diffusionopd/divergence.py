@@ -7,8 +7,6 @@ __all__ = ['WEIGHTINGS', 'sq_gap', 'gaussian_kl', 'kl_weight', 'step_kl', 'gaps'
            'kl_density', 'divergence_map']
 
 # %% ../nbs/04_divergence.ipynb #40ceb5c4
-#| code-fold: true
-#| code-summary: "Imports of the module"
 import math
 
 import torch

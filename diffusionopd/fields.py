@@ -8,8 +8,6 @@ __all__ = ['Field', 'per_row', 'GaussianMixtureField', 'mixture', 'mixture_joint
            'told']
 
 # %% ../nbs/06_fields.ipynb #28351b35
-#| code-fold: true
-#| code-summary: "Imports of the module"
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

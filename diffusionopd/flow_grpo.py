@@ -7,16 +7,12 @@ __all__ = ['RATIO_CLIP', 'step_log_prob', 'step_log_ratio', 'step_drift', 'step_
            'grpo_loss', 'noisy_steps']
 
 # %% ../nbs/20f_flow_grpo.ipynb #bae53217
-#| code-fold: true
-#| code-summary: "Imports of the module"
 import math
 from collections.abc import Sequence
 import torch
 from torch import Tensor
 
 # %% ../nbs/20f_flow_grpo.ipynb #49edc731
-#| code-fold: true
-#| code-summary: "Imports of the module"
 from .divergence import step_kl
 from .errors import refuse
 from .gradients import whitened_gap

@@ -8,15 +8,11 @@ __all__ = ['ESTIMATORS', 'mean_pair', 'whitened_gap', 'log_ratio', 'reinforce_gr
            'step_point']
 
 # %% ../nbs/05_gradients.ipynb #49c41463
-#| code-fold: true
-#| code-summary: "Imports of the module"
 import math
 import torch
 from torch import Tensor
 
 # %% ../nbs/05_gradients.ipynb #5d3a81a2
-#| code-fold: true
-#| code-summary: "Imports of the module"
 from .errors import refuse, nearest
 from .paths import bcast
 from .divergence import gaussian_kl

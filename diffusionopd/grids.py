@@ -6,8 +6,6 @@
 __all__ = ['check_grid', 'shifted', 'dynamic_mu', 'sigma_grid', 'scheduler_grid', 'alphas_bar', 'vp_grid']
 
 # %% ../nbs/02b_grids.ipynb #05f93827
-#| code-fold: true
-#| code-summary: "Imports of the module"
 import copy, math
 from collections.abc import Mapping
 

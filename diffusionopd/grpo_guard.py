@@ -6,15 +6,11 @@
 __all__ = ['ratio_law', 'guarded_ratio', 'step_balance', 'guard_loss']
 
 # %% ../nbs/20g_grpo_guard.ipynb #aece2abe
-#| code-fold: true
-#| code-summary: "Imports of the module"
 from collections.abc import Sequence
 import torch
 from torch import Tensor
 
 # %% ../nbs/20g_grpo_guard.ipynb #be7f0f0c
-#| code-fold: true
-#| code-summary: "Imports of the module"
 from .errors import refuse
 from .flow_grpo import RATIO_CLIP, clipped_loss, step_drift
 from .rollout import Step

@@ -8,8 +8,6 @@ __all__ = ['SOLVERS', 'ETAS', 'Kernel', 'kernel_mean', 'kernel_sample', 'clean',
            'make_vp_kernels']
 
 # %% ../nbs/03_kernels.ipynb #89202fdd
-#| code-fold: true
-#| code-summary: "Imports of the module"
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

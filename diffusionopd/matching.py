@@ -6,8 +6,6 @@
 __all__ = ['Seen', 'two_scales', 'two_calls', 'by_scale', 'branch_parts', 'parted', 'by_branches']
 
 # %% ../nbs/08b_matching.ipynb #479bb110
-#| code-fold: true
-#| code-summary: "Imports of the module"
 from collections.abc import Callable
 from dataclasses import replace
 

@@ -6,15 +6,11 @@
 __all__ = ['COLOURS', 'LABELS', 'Welford', 'z_score', 'Measured', 'measure_variance', 'VariancePoint', 'plot_points']
 
 # %% ../nbs/04b_meter.ipynb #4c9a8731
-#| code-fold: true
-#| code-summary: "Imports of the module"
 from dataclasses import dataclass
 import torch
 from torch import Tensor
 
 # %% ../nbs/04b_meter.ipynb #db8e74f6
-#| code-fold: true
-#| code-summary: "Imports of the module"
 from .errors import refuse
 
 # %% ../nbs/04b_meter.ipynb #ff742b68

@@ -6,8 +6,6 @@
 __all__ = ['optimality', 'nft_loss', 'follow', 'velocity_gap']
 
 # %% ../nbs/20_nft.ipynb #329f0a7e
-#| code-fold: true
-#| code-summary: "Imports of the module"
 import numpy as np
 import torch
 from torch import Tensor

@@ -8,8 +8,6 @@ __all__ = ['QUERIES', 'DRAWN', 'ROUTES', 'PRESETS', 'query_all', 'query_drop_las
            'make_plan']
 
 # %% ../nbs/07b_objective.ipynb #dcfe5288
-#| code-fold: true
-#| code-summary: "Imports of the module"
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

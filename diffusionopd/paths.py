@@ -7,8 +7,6 @@ __all__ = ['bcast', 'interpolate', 'velocity', 'x0_from_v', 'eps_from_v', 'v_fro
            'x0_eps', 'flow_level', 'flow_velocity']
 
 # %% ../nbs/02_paths.ipynb #5363998b
-#| code-fold: true
-#| code-summary: "Imports of the module"
 import torch
 from torch import Tensor
 

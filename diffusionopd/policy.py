@@ -6,8 +6,6 @@
 __all__ = ['ppo_loss', 'clipped_mean', 'Link', 'links', 'kl_loss', 'policy_loss']
 
 # %% ../nbs/05c_policy.ipynb #db19028d
-#| code-fold: true
-#| code-summary: "Imports of the module"
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,8 +13,6 @@ import torch
 from torch import Tensor
 
 # %% ../nbs/05c_policy.ipynb #a6102d62
-#| code-fold: true
-#| code-summary: "Imports of the module"
 from .errors import refuse, nearest
 from .paths import bcast
 from .kernels import kernel_mean

@@ -6,8 +6,6 @@
 __all__ = ['weight_gradients', 'pullback_norms']
 
 # %% ../nbs/05b_pullback.ipynb #163e7242
-#| code-fold: true
-#| code-summary: "Imports of the module"
 import torch
 from torch import Tensor
 

@@ -8,8 +8,6 @@ __all__ = ['CUT', 'FAINTEST', 'READERS', 'darkness', 'rim', 'page', 'Reader', 't
            'judge_text']
 
 # %% ../nbs/12_readers.ipynb #aebd808b
-#| code-fold: true
-#| code-summary: "Imports of the module"
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass

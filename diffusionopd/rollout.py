@@ -6,8 +6,6 @@
 __all__ = ['noise_like', 'seeded', 'seed_of', 'prior', 'Step', 'advance', 'rollout', 'sample', 'trajectory', 'energy_test']
 
 # %% ../nbs/07_rollout.ipynb #b74ec18e
-#| code-fold: true
-#| code-summary: "Imports of the module"
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@
 __all__ = ['mixed', 'extrapolated', 'between', 'spread_over', 'masked', 'Anchored', 'answers', 'labels', 'groups', 'routed']
 
 # %% ../nbs/06b_targets.ipynb #1b7fd838
-#| code-fold: true
-#| code-summary: "Imports of the module"
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

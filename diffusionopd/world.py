@@ -9,8 +9,6 @@ __all__ = ['HEIGHT', 'WIDTH', 'CELL', 'COLOURS', 'COUNTS', 'RELATIONS', 'BANDS',
            'band_masks', 'layers', 'render', 'draw_body', 'prompt', 'misquote', 'training_pair', 'training_batch']
 
 # %% ../nbs/10_world.ipynb #bdb3852a
-#| code-fold: true
-#| code-summary: "Imports of the module"
 import hashlib, itertools
 from functools import lru_cache
 

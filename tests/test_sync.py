@@ -121,3 +121,7 @@ def test_quarto_knows_every_key():
 def test_quarto_can_be_misspelt(right, wrong):
     text = Path('_quarto.yml').read_text(encoding='utf8')
     assert text.count(right)==1 and len([*odd(yaml.safe_load(text.replace(right, wrong)), QUARTO)])==1
+
+def test_no_directives_in_modules():
+    "What tells the site how to show a cell is no part of a module."
+    fail([f.name for f in sorted(Path('diffusionopd').glob('*.py')) if re.search(r'^#\| ', f.read_text(encoding='utf8'), re.M)])
