@@ -6,16 +6,18 @@
 __all__ = ['app', 'console', 'Version', 'RecipeFile', 'BaseFile', 'Prompts', 'Kind', 'NewFile', 'RunFolder', 'PageFile',
            'Painted', 'Judged', 'Out', 'DemoOut', 'Png', 'PlanFile', 'Json', 'Grid', 'Long', 'Resume', 'Accept',
            'Quiet', 'Threads', 'Plugins', 'Updates', 'NewSeed', 'NewModel', 'Seed', 'Each', 'Pictures', 'Steps',
-           'Guidance', 'Scales', 'ManySteps', 'Batch', 'Device', 'Model', 'Adapters', 'TaskNames', 'Reward', 'Height',
-           'Width', 'Frames', 'FixedKl', 'Walks', 'Walker', 'Alone', 'Wording', 'SuiteFile', 'Together', 'Planned',
-           'Student', 'Merged', 'Adapted', 'Push', 'Public', 'Licence', 'OwnBase', 'Silent', 'StoredAs', 'Devices',
-           'DeviceMemory', 'PeakSpeed', 'Reached', 'Measure', 'ALONE', 'top', 'said', 'threads', 'room_for', 'speaks',
+           'Guidance', 'Scales', 'ManySteps', 'Batch', 'Device', 'InDtype', 'Model', 'OwnModel', 'FreshModel',
+           'Adapters', 'TaskNames', 'Reward', 'Height', 'Width', 'Frames', 'FixedKl', 'Walks', 'Walker', 'OwnSeed',
+           'Examined', 'Alone', 'Run', 'Wording', 'SuiteFile', 'Together', 'Planned', 'Student', 'Merged', 'Adapted',
+           'Push', 'Public', 'Licence', 'OwnBase', 'Silent', 'StoredAs', 'Devices', 'DeviceMemory', 'PeakSpeed',
+           'Reached', 'Measure', 'DEMO_VALUES', 'OWN_VALUES', 'ALONE', 'top', 'said', 'threads', 'room_for', 'speaks',
            'several', 'Bars', 'bars', 'short', 'show_score', 'gaps_in', 'reading', 'scores_in', 'follow', 'watch',
            'option', 'read_recipe', 'tell', 'demo_command', 'distill_command', 'teach_command', 'pretrain_command',
            'save_grid', 'strange', 'numbers', 'placed', 'sized', 'sample_command', 'write_json', 'fitting',
-           'said_scores', 'write_scores', 'write_grid', 'examined', 'fixed_table', 'evaluate_command', 'watch_page',
-           'report_command', 'watch_comparison', 'compare_command', 'export_command', 'plan_command', 'init_command',
-           'quieten', 'spin_briefly', 'usage', 'main']
+           'said_scores', 'write_scores', 'write_grid', 'scored', 'examined', 'examined_run', 'fixed_table',
+           'written_to', 'evaluate_command', 'watch_page', 'report_command', 'watch_comparison', 'compare_command',
+           'export_command', 'plan_command', 'guidance_of', 'recipe_for', 'heading', 'init_command', 'quieten',
+           'spin_briefly', 'usage', 'main']
 
 # %% ../nbs/25_cli.ipynb #dcb633d0
 import json, os, shlex, sys
@@ -211,23 +213,29 @@ Guidance = Annotated[Optional[float], typer.Option(help='Guidance scale.', show_
 
 # %% ../nbs/25_cli.ipynb #be5f39db
 Scales = Annotated[Optional[str], typer.Option('--guidance', metavar='SCALE[,SCALE]', help='Guidance scales, one table row each.', show_default="the adapter's own")]
-ManySteps = Annotated[str, typer.Option('--steps', metavar='N[,N]', help='Sampler steps, one table row each.')]
-Batch = Annotated[int, typer.Option(help='Pictures at a time.', min=1)]
+ManySteps = Annotated[Optional[str], typer.Option('--steps', metavar='N[,N]', help='Sampler steps, one table row each.', show_default="10, or the run's")]
+Batch = Annotated[Optional[int], typer.Option(help='Pictures at a time.', show_default="64, or the run's", min=1)]
 Device = Annotated[Optional[str], typer.Option(metavar='DEVICE', help='cpu, cuda, cuda:1, ...', show_default='what accelerate finds')]
+InDtype = Annotated[Optional[str], typer.Option('--dtype', help="Of the base's weights in memory: float32, bfloat16 or float16.", show_default="float32, or the run's")]
 
 # %% ../nbs/25_cli.ipynb #da8c6735
 Model = Annotated[str, typer.Option(metavar='MODEL', help='`embedded`, a folder written by save_pretrained, or a hub name.')]
+OwnModel = Annotated[Optional[str], typer.Option('--model', metavar='MODEL', help='`embedded`, a folder written by save_pretrained, or a hub name.', show_default="embedded, or the run's")]
+FreshModel = Annotated[Optional[str], option('--model', metavar='FOLDER', help='Of distill: write the recipe for this model; its configuration is enough, and no weights are loaded. None: for the embedded world.')]
 Adapters = Annotated[Optional[list[str]], option('--adapter', '-a', metavar='ADAPTER', help='Adapter folder, embedded:TASK or embedded:student; may be repeated.')]
 TaskNames = Annotated[Optional[list[str]], typer.Option('--task', '-t', metavar='TASK', help='embedded:TASK, or prompts of your own: a text file with one a line, a .jsonl or .csv table, a dataset on disk; may be repeated.',
                                                         show_default='all of the embedded world')]
-Reward = Annotated[str, typer.Option(help='Who scores: embedded, KIND:MODEL such as pickscore:FOLDER, or a reward that a plugin registers.')]
+Reward = Annotated[Optional[str], typer.Option(help='Who scores: embedded, KIND:MODEL such as pickscore:FOLDER, or a reward that a plugin registers.', show_default="embedded, or the run's")]
 Height = Annotated[Optional[int], typer.Option(help='Of the pictures, in pixels.', show_default="the model's own", min=1)]
 Width = Annotated[Optional[int], typer.Option(help='Of the pictures, in pixels.', show_default="the model's own", min=1)]
 Frames = Annotated[Optional[int], typer.Option(help='Of a film.', show_default="the model's own", min=1)]
 FixedKl = Annotated[Optional[str], option('--fixed-kl', metavar='RECIPE', help='Also the KL from the teachers of this recipe (or recipe.json of a run), at states that do not move with the models.')]
 Walks = Annotated[int, typer.Option('--walks', help='Walks per task for --fixed-kl.', min=1)]
 Walker = Annotated[str, typer.Option('--walker', help='Who visits the states of --fixed-kl: teacher, or base.')]
+OwnSeed = Annotated[Optional[int], typer.Option('--seed', help='Of prompts and noise.', show_default="0, or the run's", min=0, max=2**63-1)]
+Examined = Annotated[Optional[int], typer.Option('--pictures', '-n', help='Pictures per task and model.', show_default="200, or those of the run's last evaluation", min=2)]
 Alone = Annotated[bool, typer.Option('--no-base', help='Leave out the base, which is scored beside the adapters.')]
+Run = Annotated[Optional[str], option('--run', metavar='RUN_DIR', help='Folder of a finished distillation: base, teachers and student are scored, and what is not given here is as in its recipe.')]
 Wording = Annotated[str, typer.Option(help='usual, or reworded: a wording no teacher ever saw.')]
 
 # %% ../nbs/25_cli.ipynb #6943fd1e
@@ -409,7 +417,7 @@ def sized(
 # %% ../nbs/25_cli.ipynb #e8b5c4d3
 @app.command('sample')
 def sample_command(prompt:Prompts, model:Model='embedded', adapter:Adapters=None, out:Png='sample.png', n:Each=4, seed:Seed=0, steps:Steps=10,
-                   guidance:Guidance=None, height:Height=None, width:Width=None, frames:Frames=None, device:Device=None, plugin:Plugins=None, cpu_threads:Threads=None):
+                   guidance:Guidance=None, height:Height=None, width:Width=None, frames:Frames=None, dtype:InDtype='float32', device:Device=None, plugin:Plugins=None, cpu_threads:Threads=None):
     """Paint prompts, a row for each model and prompt.
 
     The embedded model reads `write 47 red`, `draw two red ring`, `draw red ring left-of blue plus`, `pretty` with either, and `flag red blue red down`.
@@ -426,11 +434,10 @@ def sample_command(prompt:Prompts, model:Model='embedded', adapter:Adapters=None
     from diffusionopd.recipes import load_plugins
     threads(cpu_threads)
     load_plugins(plugin or [])
-    rows = pictures(prompt, adapter or (), model, n, seed, guidance, placed(device), sized(height, width, frames), steps=steps)
+    rows = pictures(prompt, adapter or (), model, n, seed, guidance, placed(device), sized(height, width, frames), dtype, steps=steps)
     for w in strange(prompt) if model == 'embedded' else (): console.print(f'Note: {w}', highlight=False, markup=False, soft_wrap=True)
     save_grid([images for *_, images in rows], path)
     typer.echo(out)
-
 
 # %% ../nbs/25_cli.ipynb #8ffe5164
 def write_json(
@@ -499,6 +506,26 @@ def write_grid(
     plt.close('all')
 
 # %% ../nbs/25_cli.ipynb #917c905f
+def scored(
+    events,       # `look` -> generator of `Score`; `look` hears of pictures
+    sources:dict, # task -> prompt source
+    total:int,    # scores to come
+    scores:list,  # gets every `Score`
+    seen:list,    # gets triples for `plot_exam`
+    quiet:bool,   # no bars?
+    seed:int=0,   # of prompts and noise
+    wording:str='usual', # of the prompts
+):
+    "Follow an evaluation under a progress bar."
+    from diffusionopd.evaluate import exam
+    looked = []
+    def keep(s):
+        scores.append(s)
+        seen.append((s, exam(sources[s.task], 2, seed, wording)[0], looked.pop()))
+        return s
+    watch(map(keep, events(lambda model, task, images: looked.append(images[:2].cpu()))), 'Scoring', total, quiet)
+
+# %% ../nbs/25_cli.ipynb #597b714f
 def examined(
     models:list,  # names
     names:list,   # of tasks
@@ -512,15 +539,41 @@ def examined(
     **how,        # for `evaluate`
 ):
     "Run an evaluation under a progress bar."
-    from diffusionopd.evaluate import evaluate, exam, sources_of
-    sources, looked = sources_of(names, [wording]), []
-    def keep(s):
-        scores.append(s)
-        seen.append((s, exam(sources[s.task], 2, seed, wording)[0], looked.pop()))
-        return s
-    see = lambda model, task, images: looked.append(images[:2].cpu())
-    events = evaluate(models, names, wordings=[wording], seed=seed, steps=list(steps), guidance=guidance, see=see, **how)
-    watch(map(keep, events), 'Scoring', len(sources)*len(models)*len(steps)*len(guidance or [1]), quiet)
+    from diffusionopd.evaluate import evaluate, sources_of
+    sources = sources_of(names, [wording])
+    events = lambda look: evaluate(models, names, wordings=[wording], seed=seed, steps=list(steps), guidance=guidance, see=look, **how)
+    scored(events, sources, len(sources)*len(models)*len(steps)*len(guidance or [1]), scores, seen, quiet, seed, wording)
+
+# %% ../nbs/25_cli.ipynb #8c3cae2b
+def examined_run(
+    folder:str,    # of a finished distillation
+    adapter,       # more models, or None
+    no_base:bool,  # leave the base out?
+    names,         # of tasks, or None
+    reward,        # or None
+    scores:list,   # gets every `Score`
+    seen:list,     # gets triples for `plot_exam`
+    quiet:bool,    # no bars?
+    device,        # or None
+    n=None,        # pictures; None, as in all below: the recipe's
+    seed=None,     # of prompts and noise
+    wording:str='usual', # of the prompts
+    steps=None,    # several numbers
+    guidance=None, # several scales
+    batch=None,    # pictures at a time
+    **given,       # model, height, width and frames, or None
+)->int:            # pictures a task
+    "Score base, teachers and student of a run under a progress bar. Raises `Refusal`."
+    from diffusionopd.evaluate import named_models
+    from diffusionopd.page import cast_of_run, examine_run, models_of_run, questions
+    r, cast = cast_of_run(folder, device, **given)
+    e, asked = r.evaluation, questions(r, names or (), reward)
+    models = {m: f for m, f in (models_of_run(cast, r) | (named_models(cast.bb, adapter) if adapter else {})).items() if m != 'base' or not no_base}
+    n, ways, seed = n or (max(2, e.final) if e.final else 200), steps or [e.steps], e.seed if seed is None else seed
+    events = lambda look: examine_run(cast.bb, models, asked, n, ways, guidance, seed=seed, wording=wording, batch=batch or e.batch, see=look)
+    total = len(asked)*len(ways)*sum(len(guidance) if guidance and w is not None else 1 for _, w in models.values())
+    scored(events, {t: source for t, (source, _) in asked.items()}, total, scores, seen, quiet, seed, wording)
+    return n
 
 # %% ../nbs/25_cli.ipynb #9bdd304f
 def fixed_table(
@@ -535,33 +588,44 @@ def fixed_table(
     from diffusionopd.fixed import compare_fixed
     return compare_fixed(read_recipe('distill', recipe), [*([] if no_base else ['base']), *(adapter or [])], walks, walker, device)
 
+# %% ../nbs/25_cli.ipynb #233def6a
+def written_to(
+    out,  # .json, .csv or .md, or None
+    grid, # .png, or None
+)->tuple: # their paths
+    "Where an evaluation goes. Raises `Refusal`."
+    path, picture = room_for(out) if out else None, room_for(grid) if grid else None
+    refuse(path is not None and path.suffix not in ('.json', '.csv', '.md'), f'--out writes .json, .csv or .md, not {out!r}')
+    refuse(picture is not None and picture.suffix != '.png', f'--grid must be a .png file, not {grid!r}')
+    return path, picture
+
 # %% ../nbs/25_cli.ipynb #f9dbc00b
 @app.command('evaluate')
-def evaluate_command(adapter:Adapters=None, model:Model='embedded', task:TaskNames=None, n:Pictures=200, seed:Seed=0, steps:ManySteps='10',
-                     guidance:Scales=None, wording:Wording='usual', reward:Reward='embedded', plugin:Plugins=None, no_base:Alone=False, out:Json=None, grid:Grid=None,
-                     fixed_kl:FixedKl=None, walks:Walks=8, walker:Walker='teacher', batch:Batch=64, height:Height=None, width:Width=None, frames:Frames=None,
-                     device:Device=None, cpu_threads:Threads=None, quiet:Quiet=False):
+def evaluate_command(run:Run=None, adapter:Adapters=None, model:OwnModel=None, task:TaskNames=None, n:Examined=None, seed:OwnSeed=None, steps:ManySteps=None,
+                     guidance:Scales=None, wording:Wording='usual', reward:Reward=None, plugin:Plugins=None, no_base:Alone=False, out:Json=None, grid:Grid=None,
+                     fixed_kl:FixedKl=None, walks:Walks=8, walker:Walker='teacher', batch:Batch=None, height:Height=None, width:Width=None, frames:Frames=None,
+                     dtype:InDtype=None, device:Device=None, cpu_threads:Threads=None, quiet:Quiet=False):
     """Score models on held-out prompts, the base and each adapter on the same prompts and noise, with every scale and number of steps.
 
     Examples:
 
+    - `diffusionopd evaluate --run runs/distill`
     - `diffusionopd evaluate -a runs/demo/student -a embedded:text -n 400`
     - `diffusionopd evaluate --guidance 1,2.5 --steps 5,10 --task text --out scores.csv --grid scores.png`
-    - `diffusionopd evaluate --task prompts.txt --reward pickscore:models/PickScore_v1`
+    - `diffusionopd evaluate --model models/mine -a runs/mine/student --task prompts.txt --reward pickscore:models/PickScore_v1 --height 512 --width 512 --batch 8`
     - `diffusionopd evaluate -a runs/one/student -a runs/two/student --fixed-kl runs/one/recipe.json`
     """
-    refuse(no_base and not adapter, '--no-base leaves nothing to score: name an adapter with --adapter')
+    for wrong, why in ((no_base and not adapter and not run, '--no-base leaves nothing to score: name an adapter with --adapter'), (run and dtype, '--run opens the model as the run had it: leave out --dtype')): refuse(bool(wrong), why)
     ways, scales = numbers('--steps', steps, int, 1, 1000), numbers('--guidance', guidance)
-    path, picture, scores, seen, place = room_for(out) if out else None, room_for(grid) if grid else None, [], [], placed(device)
-    refuse(path is not None and path.suffix not in ('.json', '.csv', '.md'), f'--out writes .json, .csv or .md, not {out!r}')
-    refuse(picture is not None and picture.suffix != '.png', f'--grid must be a .png file, not {grid!r}')
+    (path, picture), scores, seen, place, size = written_to(out, grid), [], [], placed(device), dict(height=height, width=width, frames=frames)
     from diffusionopd.recipes import load_plugins
     from diffusionopd.world import TASKS
     threads(cpu_threads); load_plugins(plugin or [])
-    fitting(model, task, reward)
-    models = list(dict.fromkeys([*([] if no_base else ['base']), *(adapter or [])]))
-    examined(models, list(task or TASKS), scores, seen, quiet, seed, wording, ways, scales, model=model, n=n, reward=reward, batch=batch, size=sized(height, width, frames), device=place)
-    apart = fixed_table(fixed_kl, adapter, no_base, walks, walker, place) if fixed_kl else []
+    if run: n = examined_run(run, adapter, no_base, task, reward, scores, seen, quiet, place, n, seed, wording, ways, scales, batch, model=model, **size)
+    else:
+        model, reward, n, models = model or 'embedded', reward or 'embedded', n or 200, list(dict.fromkeys([*([] if no_base else ['base']), *(adapter or [])]))
+        fitting(model, task, reward); examined(models, list(task or TASKS), scores, seen, quiet, seed or 0, wording, ways or [10], scales, model=model, n=n, reward=reward, batch=batch or 64, size=sized(**size), device=place, dtype=dtype or 'float32')
+    apart = fixed_table(fixed_kl, [*([f'{Path(run).expanduser()}/student'] if run else []), *(adapter or [])], no_base, walks, walker, place) if fixed_kl else []
     if path: write_scores(path, scores, wording, apart)
     if picture: write_grid(picture, seen)
     typer.echo(said_scores(scores, wording, f'{n} pictures a task', apart))
@@ -712,14 +776,58 @@ def plan_command(recipe:RecipeFile, devices:Devices=1, device_memory:DeviceMemor
     elif path: write_whole(path, text+'\n')
     typer.echo(text)
 
+# %% ../nbs/25_cli.ipynb #82f1ab90
+def guidance_of(
+    pipe, # a pipeline
+)->float: # 1 where it has none of its own
+    "The guidance scale that a pipeline takes if nobody says otherwise."
+    from inspect import signature
+    asked = signature(type(pipe).__call__).parameters
+    return next((float(asked[k].default) for k in ('guidance_scale', 'true_cfg_scale') if k in asked and isinstance(asked[k].default, (int, float))), 1.)
+
+def recipe_for(
+    model:str, # a folder, of which the configuration is enough, or a hub name that was downloaded
+):             # a `DistillRecipe`, the kind of pipeline
+    "A recipe for a model of one's own: its family's layers, the paper's rate, and what makes it fit. Raises `Refusal`."
+    from diffusionopd.plan import sketch
+    from diffusionopd.recipes import DistillRecipe, make_recipe
+    bb = sketch(model)
+    guidance = guidance_of(bb.pipe)
+    return make_recipe(DistillRecipe, dict(
+        model=model, model_dtype='bfloat16', precision='bf16', cache='runs/embeddings',
+        tasks={t: dict(prompts=f'prompts/{t}.txt', teacher=f'./teachers/{t}', guidance=guidance) for t in ('first', 'second')},
+        rollout=dict(guidance=guidance), loss=dict(weighting='mean', query='drop_last'),
+        student=dict(rank=32, alpha=64, targets=list(bb.lora_targets)), optimiser=dict(lr=3e-4, warmup=0, decay=1, betas=(.9, .999), ema=.987),
+        updates=500, micro_batch=1, checkpointing=True, merge_teachers=False, evaluation=dict(n=32, final=128, steps=30, batch=4, fixed=4))), type(bb.pipe).__name__
+
+# %% ../nbs/25_cli.ipynb #470d68fc
+DEMO_VALUES = """These are the values of the embedded demo, for a tiny network and minutes on a CPU.
+For another model let diffusionopd init distill FILE --model FOLDER write them, or start from recipes/. Change first: optimiser.lr (0.0003 in the paper), student.targets (leave
+it empty for the family's own), merge_teachers (false), micro_batch (1), checkpointing (true), model_dtype and precision (bfloat16, bf16), cache, and guidance of tasks and rollout."""
+OWN_VALUES = """Written for {model}, a {kind}: the layers of its family, the paper's adapter and rate, and what makes a large network fit.
+Change first: the prompts and the teacher of each task, and the number of tasks; guidance, here the pipeline's own default, to what your teachers were trained with; reward, without
+which nothing is scored. Then ask what it costs: diffusionopd plan {path}"""
+
+def heading(
+    kind:str,    # of recipe
+    path:str,    # where it goes
+    model=None,  # that it is for, None: the embedded one
+    name:str='', # kind of its pipeline
+)->str:          # comments
+    "What stands above a fresh recipe."
+    notes = OWN_VALUES.format(model=model, kind=name, path=shlex.quote(path)) if model else DEMO_VALUES if kind == 'distill' else 'Every value works here.'
+    text = f'A recipe for: {shlex.join(["diffusionopd", kind, path])}\n{notes}\nEvery field is shown; one that is left out takes its default.'
+    return ''.join(f'# {line}\n' for line in text.splitlines())
+
 # %% ../nbs/25_cli.ipynb #121b350e
 @app.command('init')
-def init_command(kind:Kind='distill', path:NewFile='recipe.yaml'):
+def init_command(kind:Kind='distill', path:NewFile='recipe.yaml', model:FreshModel=None):
     """Write a commented recipe to start from.
 
     Examples:
 
     - `diffusionopd init`
+    - `diffusionopd init distill recipe.yaml --model models/sd3.5-medium`
     - `diffusionopd init teach teacher.yaml`
     - `diffusionopd init pretrain base.yaml`
     """
@@ -727,12 +835,13 @@ def init_command(kind:Kind='distill', path:NewFile='recipe.yaml'):
     from diffusionopd.recipes import KINDS, BaseRecipe, TeachRecipe, commented
     from diffusionopd.report import write_whole
     refuse(kind not in KINDS, f'no recipe is for {kind!r}: {nearest(kind, KINDS)}')
-    file, command = Path(path).expanduser(), shlex.join(['diffusionopd', kind, path])
+    refuse(bool(model) and kind != 'distill', f'--model is for distill: a recipe for {kind} {"trains its model itself" if kind == "pretrain" else "names its model in the field model"}')
+    file = Path(path).expanduser()
     refuse(file.exists(), f'{path} is there already: name another file, or remove it')
-    fresh = dict(distill=lambda: demo_recipe(out='runs/distill', evaluation={}), pretrain=BaseRecipe,
-                 teach=lambda: TeachRecipe(task='text', prompts='embedded:text'))
-    write_whole(file, f'# A recipe for: {command}\n# Every field is shown with a value that works here; one that is left out takes its default.\n{commented(fresh[kind]())}\n')
-    typer.echo(f'{path}: edit it, then run: {command}')
+    fresh = dict(distill=lambda: demo_recipe(out='runs/distill', evaluation={}), pretrain=BaseRecipe, teach=lambda: TeachRecipe(task='text', prompts='embedded:text'))
+    r, name = recipe_for(model) if model else (fresh[kind](), '')
+    write_whole(file, heading(kind, path, model, name)+f'{commented(r)}\n')
+    typer.echo(f'{path}: edit it, then run: {shlex.join(("diffusionopd", kind, path))}')
 
 # %% ../nbs/25_cli.ipynb #aca33ce0
 def quieten():

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['REWARDS', 'JUDGEABLE', 'paint', 'reward', 'get_reward', 'as_term', 'judgeable', 'legible', 'score', 'bootstrap',
            'Score', 'exam', 'marks', 'judge', 'own_device', 'teacher_folder', 'named_models', 'sources_of', 'several',
-           'examine_all', 'evaluate', 'pictures', 'recovered', 'summary', 'table', 'settings_table', 'csv_text']
+           'examine_all', 'opened', 'evaluate', 'pictures', 'recovered', 'summary', 'table', 'settings_table',
+           'csv_text']
 
 # %% ../nbs/17_evaluate.ipynb #10dfe579
 import csv, io, math
@@ -289,6 +290,18 @@ def examine_all(
         for (k, scale), (t, source), wording in product(ways, sources.items(), wordings):
             yield judge(bb, str(name), f, t, source, judged, n, seed, wording, steps=k, guidance=scale, **sampler)
 
+# %% ../nbs/17_evaluate.ipynb #1fc6779f
+def opened(
+    model='embedded', # the base: `embedded`, a folder, or a hub name
+    dtype='float32',  # of its weights in memory: float32, bfloat16 or float16
+    device=None,      # see `own_device`
+    size=None,        # height, width and frames by name, see `resize`; None: the model's own
+)->Backbone:          # adapters on it are float32
+    "Load a model to look at. Raises `Refusal`."
+    kinds = ('float32', 'bfloat16', 'float16')
+    refuse(dtype not in kinds, f'unknown dtype {dtype!r}: {nearest(str(dtype), kinds)}')
+    return load_backbone(model, getattr(torch, dtype), own_device(device), **(size or {}))
+
 # %% ../nbs/17_evaluate.ipynb #8f9ab305
 def evaluate(
     adapters=(),         # as for `named_models`; none: the base
@@ -299,11 +312,12 @@ def evaluate(
     reward='embedded',   # as for `get_reward`
     device=None,         # see `own_device`
     size=None,           # height, width and frames by name, see `resize`; None: the model's own
+    dtype='float32',     # see `opened`
     **exam,              # seed, guidance, steps and more: see `examine_all`
 )->Iterator:             # of `Score`
     "Score models by name. Raises `Refusal`."
     sources_of(tasks, wordings), get_reward(reward)
-    bb = load_backbone(model, device=own_device(device), **(size or {}))
+    bb = opened(model, dtype, device, size)
     yield from examine_all(bb, named_models(bb, adapters), n, tasks, wordings, reward=reward, **exam)
 
 # %% ../nbs/17_evaluate.ipynb #33e453cc
@@ -316,10 +330,11 @@ def pictures(
     guidance=None,    # a scale for all; None: each one's own
     device=None,      # see `own_device`
     size=None,        # height, width and frames by name, see `resize`; None: the model's own
+    dtype='float32',  # see `opened`
     **sampler,        # steps, solver, eta, batch: see `paint`
 )->list:              # triples: model, prompt, images `(n, 3, h, w)` in [0, 1]
     "Paint prompts by names of models, all from the same noise. Raises `Refusal`."
-    bb, seeds = load_backbone(model, device=own_device(device), **(size or {})), list(range(seed, seed+n))
+    bb, seeds = opened(model, dtype, device, size), list(range(seed, seed+n))
     bb.encode(list(prompts)) # prompts that it cannot read are refused here
     models = named_models(bb, adapters)
     scale = lambda w: w if guidance is None else guidance

@@ -6,13 +6,14 @@
 __all__ = ['STYLE', 'WRITTEN', 'HEADINGS', 'data_uri', 'figure_uri', 'image_uri', 'figure_html', 'sentence', 'table_html',
            'page_html', 'facts', 'score_rows', 'curves', 'spent_on_teachers', 'quality', 'on_the_way', 'Cast',
            'open_cast', 'weight_figure', 'recorded_scores', 'judged_scores', 'matrix_figure', 'painted', 'walk_figure',
-           'walked', 'variances', 'saved', 'updates_of', 'recipe_of', 'noticed', 'tried', 'model_sections', 'sections',
-           'write_page']
+           'walked', 'variances', 'saved', 'updates_of', 'recipe_of', 'noticed', 'cast_of_run', 'models_of_run',
+           'questions', 'examine_run', 'tried', 'model_sections', 'sections', 'write_page']
 
 # %% ../nbs/23b_page.ipynb #85f12012
 import base64, html, io, json, math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 import torch
 from matplotlib import pyplot as plt
@@ -21,7 +22,7 @@ from .adapters import adapter_field
 from .backbones import Backbone, load_backbone, resize
 from .divergence import weights
 from .errors import Failed, Refusal, refuse
-from .evaluate import Score, get_reward, judge, named_models, own_device, paint, teacher_folder
+from .evaluate import Score, get_reward, judge, legible, named_models, own_device, paint, sources_of, teacher_folder
 from .fields import Counted
 from .figures import count_saved, moves, plot_divergence_history, plot_film, plot_quality, plot_saved, plot_variances, plot_walk, plot_weights, variance_points
 from .guards import logger
@@ -208,9 +209,10 @@ class Cast:
 def open_cast(
     folder:Path,      # of the run
     r:DistillRecipe,  # its settings
+    device=None,      # see `own_device`
 )->Cast:
     "Load what a run is about. Raises `Refusal`."
-    dtype, place = getattr(torch, r.model_dtype), own_device()
+    dtype, place = getattr(torch, r.model_dtype), own_device(device)
     bb = resize(load_backbone(r.model, dtype, place), height=r.height, width=r.width, frames=r.frames)
     base, site = named_models(bb)['base'], Site(bb, r, dict(base=adapter_field(bb, None)), place)
     teachers = {t: counted(find_teacher(site, t)) for t, s in r.tasks.items() if not {'student', 'average'} & s.members.keys()}
@@ -385,6 +387,60 @@ def noticed(
     "What a run had to tell, and what its records lack."
     rows = [*([n['update'], n.get('notice', '')] for n in notices), *(['–', text] for text in cut)]
     yield table_html(['update', 'notice'], rows) if rows else sentence('Nothing: the run had nothing to tell, and every record is whole.')
+
+# %% ../nbs/23b_page.ipynb #add3c05e
+def cast_of_run(
+    folder,      # of a finished distillation
+    device=None, # see `own_device`
+    **given,     # fields in the place of the recipe's, where they are not None: model, height, width, frames
+)->tuple:        # `DistillRecipe`, `Cast`
+    "Whom a run is about. Raises `Refusal` where there is no run, or no student yet."
+    folder = Path(folder).expanduser()
+    r = recipe_of(folder)
+    refuse(not (folder/'student').is_dir(), f'{folder} holds no student yet: let the run come to its end, diffusionopd distill {folder/"recipe.json"} --resume')
+    r = r.model_copy(update={k: v for k, v in given.items() if v is not None})
+    return r, open_cast(folder, r, device)
+
+def models_of_run(
+    cast:Cast,       # with a student
+    r:DistillRecipe, # the student's guidance
+)->dict:             # name -> (field, guidance scale; None: it is guided inside)
+    "Base, teachers and student, as the run asked them."
+    w, own = r.rollout.guidance, lambda t: (asked(t, cast.bb), None) if t.members or t.own_words or t.home else (t.field, t.guidance)
+    return dict(base=(cast.base[0], w)) | {f'teacher of {t}': own(m) for t, m in cast.teachers.items()} | dict(student=(cast.student[0], w))
+
+# %% ../nbs/23b_page.ipynb #a4f36208
+def questions(
+    r:DistillRecipe, # of a run
+    names=(),        # tasks of it, or prompts as for `sources_of`; none: its tasks that have a reward
+    reward=None,     # in the place of the recipe's
+)->dict:             # task -> (prompt source, reward)
+    "What the models of a run are asked. Raises `Refusal` where nobody would judge the answers."
+    out, own = {}, lambda name: next((t for t, s in r.tasks.items() if name in (t, s.prompts)), None)
+    for name in names or r.tasks:
+        t = own(name)
+        out |= {t: (prompt_source(r.tasks[t].prompts), reward or r.tasks[t].reward)} if t else {k: (s, reward) for k, s in sources_of([name]).items()}
+    lost = [t for t, (_, ask) in out.items() if not ask]
+    refuse(bool(lost) and (bool(names) or len(lost) == len(out)), f'the recipe of the run names no reward for {", ".join(lost)}: give one with --reward, such as pickscore:FOLDER, or embedded for the embedded world')
+    return {t: asked for t, asked in out.items() if t not in lost}
+
+# %% ../nbs/23b_page.ipynb #76d5c001
+def examine_run(
+    bb:Backbone,         # paints
+    models:dict,         # name -> (field, guidance scale; None: it is guided inside)
+    asked:dict,          # from `questions`
+    n:int,               # pictures of each model in each task
+    steps=(10,),         # of the sampler, several numbers
+    guidance=None,       # several scales for all; None: each one's own
+    **how,               # seed, wording, batch, see: as for `judge`
+)->Iterator:             # of `Score`
+    "Every model in every task, on the same held-out prompts and noise."
+    for source, ask in asked.values(): legible(source, bb, ask)
+    for name, (f, own) in models.items():
+        for k, w in product(steps, guidance if guidance and own is not None else [own]):
+            for t, (source, ask) in asked.items():
+                s = judge(bb, name, f, t, source, get_reward(ask), n, steps=k, guidance=1. if w is None else w, **how)
+                yield s if w is not None else replace(s, guidance=None, sampler=f'euler {k} steps, guided as in the recipe')
 
 # %% ../nbs/23b_page.ipynb #6e0c0028
 def tried(

@@ -305,7 +305,13 @@ def one_form(
 class Lesson(Part):
     "What is taught, and by which method."
     plugins: list[str] = Setting([], description='your own code, run first: modules or .py files that register rewards or backbones')
-    model: str = Setting('embedded', description='the base: embedded, or a folder written by save_pretrained')
+    model: str = Setting('embedded', description='the base: embedded, a folder written by save_pretrained, or a hub name')
+    model_dtype: Dtype = Setting('float32', description='of the frozen weights in memory')
+    precision: Precision = Setting('no', description='mixed precision of the forwards; ratios, differences and squares stay in float32')
+    height: int | None = Setting(None, ge=1, description="of the pictures, in pixels; empty: the model's own")
+    width: int | None = Setting(None, ge=1, description="of the pictures, in pixels; empty: the model's own")
+    cache: str | None = Setting(None, description='folder for prompt embeddings: each prompt is encoded once, and the text encoders leave the device; empty: none')
+    checkpointing: bool = Setting(False, description='compute the inside of each block again for the backward: slower, and takes much less memory')
     task: str | None = Setting(None, description='name of the task, for the manifest; empty in a joint run')
     prompts: str | None = Setting(None, description='where the prompts come from: embedded:TASK, a text file, a .jsonl or .csv table, or a dataset on disk')
     reward: Judge | None = Setting('embedded', description='what to maximise: embedded, a reward you registered, KIND:MODEL such as pickscore:folder, or a mapping of these to weights')
@@ -323,7 +329,6 @@ class Lesson(Part):
 
     @property
     def aims(self): return self.tasks or {self.task: Aim(prompts=self.prompts, reward=self.reward)} # name -> `Aim`, in either form
-
     @property
     def title(self): return '+'.join(self.aims)
 
@@ -350,6 +355,7 @@ class TeachRecipe(Lesson):
     iterations: int = Setting(80, ge=1, description='rounds of sampling and training')
     prompts_per_iteration: int = Setting(15, ge=1, description='prompts in a round, the same number of each task')
     images_per_prompt: int = Setting(12, ge=2, description='pictures of each, whose scores are compared')
+    micro_batch: int | None = Setting(None, ge=1, description='samples in one forward, painting and training; empty: all of an inner step')
     inner_steps: int = Setting(4, ge=1, description='optimiser steps on the pictures of a round')
     levels: int = Setting(2, ge=1, description='noise levels per picture in each pass; flow_grpo, grpo_guard: how many steps of its rollout')
     steps: int = Setting(10, ge=1, le=1000, description='sampler steps of the rollouts')
@@ -369,9 +375,7 @@ class TeachRecipe(Lesson):
     out: str = Setting('runs/teacher', description='folder of the teacher')
 
     @model_validator(mode='after')
-    def heeded(self):
-        heeded(self)
-        return self
+    def heeded(self): return heeded(self) or self
 
 # %% ../nbs/18_recipes.ipynb #b43324dd
 class BaseRecipe(Part):

@@ -6,7 +6,7 @@
 __all__ = ['LISTENING', 'BEFORE', 'FIRST', 'MARKS', 'CORES', 'Stopped', 'note', 'stoppable', 'heeded', 'vacant', 'take', 'claim',
            'show_to_trackers', 'Journal', 'note_scores', 'flat', 'kind_of', 'same_run', 'begin', 'resumable', 'start',
            'best_update', 'put_down', 'from_before', 'keep', 'painted', 'look', 'events', 'finish', 'unjudged',
-           'distill', 'begin_teaching', 'last_scores', 'teach_to', 'pretrain_to']
+           'noiseless', 'distill', 'begin_teaching', 'last_scores', 'teach_to', 'pretrain_to']
 
 # %% ../nbs/23_runs.ipynb #89cb64ed
 import json, os, shutil, signal, threading
@@ -394,6 +394,15 @@ def unjudged(
     if any(t.reward for t in r.tasks.values()) or not (e.every or e.final): return ''
     return f'nothing will be judged, since no task has a reward: set tasks.{first}.reward to embedded (the embedded world), KIND:MODEL such as pickscore:FOLDER, or one that a plugin registers'
 
+# %% ../nbs/23_runs.ipynb #9c63682b
+def noiseless(
+    run:Run, # opened
+)->str:      # a sentence; empty where there is noise, or where nobody asks for the KL
+    "That the weighting kl has no noise to divide by, and what it is instead."
+    o = run.recipe.objective
+    if o.weighting != 'kl' or any(k.std for k in run.kernels): return ''
+    return f'loss.weighting kl on a walk without noise ({o.solver}, eta {o.eta:g}) is mean, half the squared distance of the means: for the KL take rollout.solver flow_sde with eta 0.7'
+
 # %% ../nbs/23_runs.ipynb #61f3926d
 def distill(
     r:DistillRecipe,   # settings
@@ -408,7 +417,7 @@ def distill(
         acc, journal, again = run.accelerator, Journal(run, folder), command or f'diffusionopd distill {folder/"recipe.json"}'
         for flag in (' --resume', ' --accept-changes'): again = again.replace(flag, '')
         share = int if acc.num_processes == 1 else lambda number: int(acc.gather(torch.tensor([number], device=acc.device)).max())
-        if not resume and (why := unjudged(r)): journal.tell(why)
+        for why in filter(None, () if resume else (unjudged(r), noiseless(run))): journal.tell(why)
         journal.track('init_trackers', 'diffusionopd')
         held.callback(journal.track, 'end_training') # after which the processes do not talk any more
         calm = False

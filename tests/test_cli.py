@@ -55,6 +55,19 @@ def test_init(kind, opd, tmp_path):
     again = opd.run(tmp_path, 'init', kind, 'r.yaml')
     assert again.code == 2 and 'r.yaml is there already' in again.stderr and (tmp_path/'r.yaml').read_text() == text
 
+def test_init_for_a_model(opd, tmp_path):
+    "With --model the recipe is that model's: the paper's rate, its family's layers, and a plan that holds a base of two bytes a weight and adapters. Without it the file says whose values these are."
+    opd.python(tmp_path, 'from diffusionopd.miniatures import miniature; miniature("sd3").save_pretrained("own")')
+    for file in (tmp_path/'own').rglob('*.safetensors'): file.unlink()
+    opd.run(tmp_path, 'init', 'distill', 'own.yaml', '--model', 'own').ok(); opd.run(tmp_path, 'init', 'distill', 'demo.yaml').ok()
+    own, demo = (yaml.safe_load((tmp_path/f).read_text()) for f in ('own.yaml', 'demo.yaml'))
+    assert own['optimiser']['lr'] == 3e-4 < demo['optimiser']['lr'] and 'attn.add_q_proj' in own['student']['targets'] and own['micro_batch'] == 1 and own['cache']
+    assert 'values of the embedded demo' in (tmp_path/'demo.yaml').read_text() and 'embedded demo' not in (tmp_path/'own.yaml').read_text()
+    for t in own['tasks'].values(): (tmp_path/t['prompts']).parent.mkdir(exist_ok=True); (tmp_path/t['prompts']).write_text('a cup\na fish\na house\n')
+    opd.run(tmp_path, 'plan', 'own.yaml', '--out', 'plan.json').ok()
+    cost = strict((tmp_path/'plan.json').read_text())
+    assert cost['held']['base'] == 2*cost['parameters']['base'] and cost['held']['teachers'] == cost['held']['text_encoders'] == 0
+
 # One short distillation, looked at from all sides
 
 def test_distill_says_where(student):
@@ -184,6 +197,19 @@ def test_scores_of_the_manifest(student, opd):
     noted = strict((folder/'run'/'student'/'manifest.json').read_text())['scores']['text']
     assert {k: v for k, v in again.items() if k != 'model'} == {k: v for k, v in noted.items() if k != 'model'}
 
+def test_evaluate_a_run(student, opd):
+    "With --run all is in the recipe: the student's row is the one of the manifest; what is no finished run is refused."
+    folder, _ = student
+    opd.run(folder, 'evaluate', '--run', 'run', '--out', 'whole.json', '-q').ok()
+    rows = strict((folder/'whole.json').read_text())
+    noted = strict((folder/'run'/'student'/'manifest.json').read_text())['scores']
+    assert {s['model'] for s in rows} == {'base', 'student', *(f'teacher of {t}' for t in TASKS)} and len(rows) == (2+len(TASKS))*len(TASKS)
+    assert {s['task']: s for s in rows if s['model'] == 'student'} == noted
+    (folder/'unfinished').mkdir(); (folder/'unfinished'/'recipe.json').write_bytes((folder/'run'/'recipe.json').read_bytes())
+    for place, says in ('nowhere', 'there is no folder'), ('scores', 'holds no distillation'), ('unfinished', 'holds no student yet'):
+        ended = opd.run(folder, 'evaluate', '--run', place)
+        assert ended.code == 2 and says in ended.stderr and 'Traceback' not in ended.stderr
+
 def test_sample(student, opd):
     folder, _ = student
     for out, more in ('a.png', []), ('b.png', []), ('c.png', ['-a', 'run/student']):
@@ -265,6 +291,28 @@ def test_teach_jointly_and_go_on(method, opd, tmp_path):
     write(tmp_path, dict(small, task='text', prompts='embedded:text', student=dict(start='both'), kl=.1), 'on.yaml')
     opd.run(tmp_path, 'teach', 'on.yaml', '--out', 'on', '-q').ok()
     assert lines(tmp_path/'on'/'log.jsonl')[0]['forwards'] == row['forwards']+4*2
+
+@pytest.mark.parametrize('method', ['nft', 'grpo_guard'])
+def test_teach_a_folder_as_a_large_model_is_taught(method, opd, tmp_path):
+    "A pipeline on disk in bfloat16, of a size of the recipe's, checkpointed, a few rows at a time, prompts from a cache; then painted and scored in bfloat16."
+    opd.python(tmp_path, 'from diffusionopd.miniatures import miniature; miniature("sd3").save_pretrained("model")')
+    (tmp_path/'p.txt').write_text(''.join(f'a {w} thing\n' for w in 'red blue green white black small large round old new odd even'.split()))
+    walk = {} if method == 'nft' else dict(solver='flow_sde', eta=.7)
+    write(tmp_path, dict(model='model', task='small', prompts='p.txt', reward='jpeg_size', method=method, iterations=2, prompts_per_iteration=2, images_per_prompt=3, inner_steps=2, steps=2, floor=1e-3,
+                         model_dtype='bfloat16', precision='bf16', height=32, width=48, cache='words', checkpointing=True, micro_batch=2, student=dict(targets=['proj_out']),
+                         evaluation=dict(every=1, n=2, final=2, steps=2), checkpoint_every=1, out='mine', **walk), 't.yaml')
+    opd.run(tmp_path, 'teach', 't.yaml', '-q').ok()
+    log, kept = lines(tmp_path/'mine'/'log.jsonl'), [*(tmp_path/'words').rglob('*.safetensors')]
+    assert [r['images'] for r in log] == [6, 12] and log[-1]['scores']['small']['n'] == 2 and kept
+    made = strict((tmp_path/'mine'/'manifest.json').read_text())['config']
+    assert (made['model_dtype'], made['height'], made['width'], made['micro_batch']) == ('bfloat16', 32, 48, 2)
+    opd.run(tmp_path, 'sample', 'a red thing', '--model', 'model', '-a', 'mine', '-n', 1, '--steps', 2, '--dtype', 'bfloat16', '--height', 32, '--width', 48).ok()
+    ended = opd.run(tmp_path, 'evaluate', '--model', 'model', '-a', 'mine', '-t', 'p.txt', '--reward', 'jpeg_size', '-n', 2, '--steps', 2, '--dtype', 'bfloat16', '-q').ok()
+    assert '| mine |' in ended.stdout
+    for wrong, said in ((dict(precision='fp16'), "precision: 'fp16' wants a GPU"), (dict(height=33), 'height: '), (dict(frames=5), "unknown field 'frames'"), (dict(model_dtype='bf16'), 'model_dtype: ')):
+        write(tmp_path, edit(yaml.safe_load((tmp_path/'t.yaml').read_text()), out='other', **wrong), 'wrong.yaml')
+        refused = opd.run(tmp_path, 'teach', 'wrong.yaml', '-q')
+        assert refused.code == 2 and said in refused.stderr and 'Traceback' not in refused.stderr and not (tmp_path/'other').exists()
 
 def test_teach_and_learn_from_it(opd, tmp_path):
     "A specialist of one's own can be evaluated, and teaches a student."

@@ -93,7 +93,7 @@ def test_names_are_links(site):
             if name not in where or name in WEIGHTINGS or f.name in (where[name], 'changelog.html'): continue     # a weighting may be called like a function
             linked += bool(a)
             if not a: plain.append(f'{f.name}: {name}')
-    assert linked > 1500 and plain == ['notation.html: gap', 'notation.html: log_ratio']    # a field and an argument, which have the names of functions
+    assert linked > 1500 and plain == ['notation.html: gap', 'notation.html: log_ratio', 'notation.html: scale']    # a field and arguments, which have the names of functions
 
 def test_formulas_are_read(pages, site):
     "KaTeX, which sets the formulas in a reader's browser, understands every one."
