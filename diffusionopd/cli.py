@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['app', 'console', 'Version', 'RecipeFile', 'BaseFile', 'Prompts', 'Kind', 'NewFile', 'RunFolder', 'PageFile',
-           'Painted', 'Judged', 'Out', 'DemoOut', 'Png', 'Json', 'Grid', 'Long', 'Resume', 'Accept', 'Quiet', 'Threads',
-           'Plugins', 'Updates', 'NewSeed', 'NewModel', 'Seed', 'Each', 'Pictures', 'Steps', 'Guidance', 'Scales',
-           'ManySteps', 'Batch', 'Device', 'InDtype', 'Model', 'OwnModel', 'FreshModel', 'Adapters', 'TaskNames',
-           'Reward', 'Height', 'Width', 'Frames', 'FixedKl', 'Walks', 'Walker', 'OwnSeed', 'Examined', 'Alone', 'Run',
-           'Wording', 'SuiteFile', 'Together', 'Planned', 'Student', 'Merged', 'Adapted', 'Push', 'Public', 'Licence',
-           'OwnBase', 'StoredAs', 'Devices', 'DeviceMemory', 'PeakSpeed', 'Reached', 'Measure', 'DEMO_VALUES',
-           'OWN_VALUES', 'ALONE', 'top', 'said', 'threads', 'room_for', 'speaks', 'several', 'Bars', 'bars', 'short',
-           'show_score', 'gaps_in', 'reading', 'scores_in', 'follow', 'watch', 'option', 'read_recipe', 'tell',
-           'demo_command', 'distill_command', 'teach_command', 'pretrain_command', 'save_grid', 'strange', 'numbers',
-           'placed', 'sized', 'sample_command', 'write_json', 'fitting', 'said_scores', 'write_scores', 'write_grid',
-           'scored', 'examined', 'examined_run', 'fixed_table', 'written_to', 'evaluate_command', 'watch_page',
-           'report_command', 'watch_comparison', 'compare_command', 'export_command', 'plan_command', 'guidance_of',
-           'recipe_for', 'heading', 'init_command', 'quieten', 'spin_briefly', 'usage', 'main']
+           'Painted', 'Judged', 'Out', 'DemoOut', 'Png', 'PlanFile', 'Json', 'Grid', 'Long', 'Resume', 'Accept',
+           'Quiet', 'Threads', 'Plugins', 'Updates', 'NewSeed', 'NewModel', 'Seed', 'Each', 'Pictures', 'Steps',
+           'Guidance', 'Scales', 'ManySteps', 'Batch', 'Device', 'InDtype', 'Model', 'OwnModel', 'FreshModel',
+           'Adapters', 'TaskNames', 'Reward', 'Height', 'Width', 'Frames', 'FixedKl', 'Walks', 'Walker', 'OwnSeed',
+           'Examined', 'Alone', 'Run', 'Wording', 'SuiteFile', 'Together', 'Planned', 'Student', 'Merged', 'Adapted',
+           'Push', 'Public', 'Licence', 'OwnBase', 'Silent', 'StoredAs', 'Devices', 'DeviceMemory', 'PeakSpeed',
+           'Reached', 'Measure', 'DEMO_VALUES', 'OWN_VALUES', 'ALONE', 'top', 'said', 'threads', 'room_for', 'speaks',
+           'several', 'Bars', 'bars', 'short', 'show_score', 'gaps_in', 'reading', 'scores_in', 'follow', 'watch',
+           'option', 'read_recipe', 'tell', 'demo_command', 'distill_command', 'teach_command', 'pretrain_command',
+           'save_grid', 'strange', 'numbers', 'placed', 'sized', 'sample_command', 'write_json', 'fitting',
+           'said_scores', 'write_scores', 'write_grid', 'scored', 'examined', 'examined_run', 'fixed_table',
+           'written_to', 'evaluate_command', 'watch_page', 'report_command', 'watch_comparison', 'compare_command',
+           'export_command', 'plan_command', 'guidance_of', 'recipe_for', 'heading', 'init_command', 'quieten',
+           'spin_briefly', 'usage', 'main']
 
 # %% ../nbs/25_cli.ipynb #dcb633d0
 import json, os, shlex, sys
@@ -192,6 +193,7 @@ Judged = Annotated[int, typer.Option(help='Held-out pictures of each model in ea
 Out = Annotated[Optional[str], option(metavar='FOLDER', help='For everything that is written; replaces that of the recipe.')]
 DemoOut = Annotated[str, typer.Option(metavar='FOLDER', help='For everything that is written.')]
 Png = Annotated[str, typer.Option(metavar='FILE', help='PNG file to write.')]
+PlanFile = Annotated[Optional[str], option(metavar='FILE', help='Write the plan to this file too: .json or .md.')]
 Json = Annotated[Optional[str], option(metavar='FILE', help='Write the scores to this file too: .json, .csv or .md.')]
 Grid = Annotated[Optional[str], option('--grid', metavar='FILE', help='PNG file: a row for each model and sampler, the first two prompts of each task.')]
 Long = Annotated[bool, typer.Option('--long', help='More updates: a student that keeps nearly everything.')]
@@ -718,11 +720,12 @@ Push = Annotated[Optional[str], option('--push-to-hub', metavar='OWNER/NAME', he
 Public = Annotated[bool, typer.Option('--public', help='Let everybody see what is pushed.')]
 Licence = Annotated[str, typer.Option(metavar='LICENCE', help='For the card, as the hub spells it, such as apache-2.0.', show_default="the recipe's, or unset")]
 OwnBase = Annotated[str, typer.Option('--model', metavar='MODEL', help='Where the base lies now.', show_default='where it lay in training')]
+Silent = Annotated[bool, typer.Option('--quiet', '-q', help='Print nothing but the address of what was pushed.')]
 StoredAs = Annotated[str, typer.Option('--dtype', help='Of merged weights: float32, bfloat16 or float16.')]
 
 # %% ../nbs/25_cli.ipynb #a5bba87b
 @app.command('export')
-def export_command(place:Student, merged:Merged=None, folder:Adapted=None, push_to_hub:Push=None, public:Public=False, licence:Licence='', model:OwnBase='', dtype:StoredAs='float32'):
+def export_command(place:Student, merged:Merged=None, folder:Adapted=None, push_to_hub:Push=None, public:Public=False, licence:Licence='', model:OwnBase='', dtype:StoredAs='float32', quiet:Silent=False):
     """Hand a student over: as a folder with adapter, card and figures, as a whole pipeline, to the hub.
 
     Examples:
@@ -736,7 +739,7 @@ def export_command(place:Student, merged:Merged=None, folder:Adapted=None, push_
     if push_to_hub: ready(push_to_hub)
     import tempfile
     made = [hand_over(place, out, whole, licence, model, dtype) for out, whole in ((folder, False), (merged, True)) if out]
-    for path in made: typer.echo(path)
+    for path in made: quiet or typer.echo(path)
     if not push_to_hub: return
     with tempfile.TemporaryDirectory() as aside:
         typer.echo(push(made[-1] if made else hand_over(place, Path(aside)/push_to_hub.split('/')[-1], False, licence, model), push_to_hub, not public))
@@ -751,7 +754,7 @@ Measure = Annotated[bool, typer.Option('--measure', help='Time a forward of the 
 # %% ../nbs/25_cli.ipynb #a8603a45
 @app.command('plan')
 def plan_command(recipe:RecipeFile, devices:Devices=1, device_memory:DeviceMemory=80., tflops:PeakSpeed=989., utilisation:Reached=.15, measure:Measure=False, model:NewModel=None,
-                 plugin:Plugins=None, out:Json=None, cpu_threads:Threads=None):
+                 plugin:Plugins=None, out:PlanFile=None, cpu_threads:Threads=None):
     """Say what a recipe will cost: memory, forwards, messages, hours. Loads no weights: the model's configuration is enough.
 
     Examples:
@@ -887,3 +890,6 @@ def main():
 
 # %% ../nbs/25_cli.ipynb #c6a1b2d3
 ALONE = (*ALONE, 'compare')
+
+# %% ../nbs/25_cli.ipynb #24329bc8
+if getattr(globals().get('__spec__'), 'name', '') == 'diffusionopd.cli' and __name__ == '__main__': main() # not where a notebook runs this

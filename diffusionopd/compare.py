@@ -14,6 +14,7 @@ import json, math, os, queue, subprocess, sys, threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from time import process_time
 import numpy as np
@@ -27,7 +28,7 @@ from .checkers import check_all
 from .checkpoints import differences, listed
 from .compute import Cost, as_cost, clocks
 from .demo import hardware
-from .errors import Failed, Refusal, nearest, refuse
+from .errors import Failed, Refusal, nearest, refuse, refuse_all
 from .evaluate import exam, get_reward, legible, own_device, paint, score
 from .fields import Field
 from .guards import occupied
@@ -532,7 +533,8 @@ def compare(
     planned, out = check_suite(suite), Path(suite.out).expanduser()
     strange = out.is_dir() and any(out.iterdir()) and not (out/'suite.json').is_file() and not (out/'runs').is_dir()
     refuse(strange, f'{out} is not empty and holds no comparison: name another folder with --out')
-    done = {j for j in planned if done_run(suite, *j)}                                         # raises for damaged folders, before anything is run
+    whole = refuse_all([partial(done_run, suite, *j) for j in planned])                        # all damaged folders, before anything is run
+    done = {j for j, said in zip(planned, whole) if said}
     with ExitStack() as held:
         out.mkdir(parents=True, exist_ok=True)
         held.enter_context(occupied(out))

@@ -43,14 +43,18 @@ def paint(
     solver:str='euler', # see `SOLVERS`
     eta:float=0.,       # its noise
     batch:int=64,       # pictures at a time
+    who:str='the model', # whose pictures these are, for messages
 )->Tensor:              # `(n, 3, h, w)` in [0, 1]
-    "Pictures of prompts. Raises `Refusal` where prompts and seeds do not pair up."
+    "Pictures of prompts. Raises `Refusal` where prompts and seeds do not pair up, and for pictures that are not finite."
     refuse(len(prompts)!=len(seeds) or not prompts, f'{len(prompts)} prompts and {len(seeds)} seeds do not make pairs')
     refuse(not 0 <= guidance < math.inf, f'a guidance scale is a finite number from 0, not {guidance}')
     kernels, field, out = bb.kernels(solver, steps, eta), bb.guided(field, guidance), []
     for i in range(0, len(prompts), batch):
         part, noise = list(prompts[i:i+batch]), seeded(seeds[i:i+batch])
-        out.append(bb.decode(sample(field, bb.start(noise), kernels, dict(bb.encode(part), **negatives(bb, part), prompt=part), noise)))
+        latents = sample(field, bb.start(noise), kernels, dict(bb.encode(part), **negatives(bb, part), prompt=part), noise)
+        refuse(not latents.isfinite().all(), f'the pictures of {who} are not finite: its weights are broken, or too large for their dtype')
+        out.append(bb.decode(latents))
+        refuse(not out[-1].isfinite().all(), f'the pictures of {who} are not finite, though its latents are: the autoencoder wants a wider dtype')
     return torch.cat(out)
 
 # %% ../nbs/17_evaluate.ipynb #e59e00b3
@@ -204,7 +208,7 @@ def judge(
 )->Score:
     "Examine one model in one task."
     prompts, seeds = exam(source, n, seed, wording)
-    images, got = mark(bb, field, reward, prompts, seeds, **sampler)
+    images, got = mark(bb, field, reward, prompts, seeds, who=model, **sampler)
     if see: see(model, task, images)
     mean = lambda k: float(got[k].mean()) if k in got else float('nan')
     s = dict(solver='euler', steps=10, guidance=1.) | sampler
@@ -334,7 +338,7 @@ def pictures(
     bb.encode(list(prompts)) # prompts that it cannot read are refused here
     models = named_models(bb, adapters)
     scale = lambda w: w if guidance is None else guidance
-    return [(m, p, paint(bb, f, [p]*n, seeds, guidance=scale(w), **sampler)) for m, (f, w) in models.items() for p in prompts]
+    return [(m, p, paint(bb, f, [p]*n, seeds, guidance=scale(w), who=m, **sampler)) for m, (f, w) in models.items() for p in prompts]
 
 # %% ../nbs/17_evaluate.ipynb #29c3a52e
 def recovered(

@@ -49,7 +49,7 @@ def located(
     where, cls = find_model(name)
     if not isinstance(where, Path):
         try: where = Path(snapshot_download(where, local_files_only=True))
-        except Exception: refuse(True, f'{name!r} is not on this disk: get its configuration, hf download {name} --exclude "*.safetensors" "*.bin" "*.ckpt" "*.gguf" --local-dir DIR, and plan with --model DIR')
+        except Exception: refuse(True, f'there is no folder {name!r} here; if it is a name of the hub, get its configuration, hf download {name} --exclude "*.safetensors" "*.bin" "*.ckpt" "*.gguf" --local-dir DIR, and plan with --model DIR')
         refuse(not (where/'model_index.json').is_file(), f'what was downloaded of {name!r} holds no model_index.json')
     kind = json.loads((where/'model_index.json').read_text()).get('_class_name')
     own = PixelPipeline if kind == 'PixelPipeline' else getattr(diffusers, str(kind), None)
@@ -163,8 +163,8 @@ def found_here(
     repo, inside = '/'.join(parts[:2]), '/'.join(parts[2:])
     try: folder = Path(snapshot_download(repo, local_files_only=True))/inside
     except Exception: folder = None
-    refuse(folder is None or not folder.exists(), f'the teacher {name!r} is not on this disk, and a name of the hub may be an adapter or a whole model: get it, hf download {repo} --local-dir DIR (of a whole model its '
-           f'configuration is enough: --exclude "*.safetensors" "*.bin" "*.ckpt" "*.gguf"), and plan with DIR as the teacher; an adapter that is yet to be made is a path, ./{name}')
+    refuse(folder is None or not folder.exists(), f'there is no folder {name!r} here, and an adapter that is yet to be made is a path, ./{name}; if it is a name of the hub, of an adapter or a whole model, get it, hf download {repo} --local-dir DIR (of a whole model its '
+           f'configuration is enough: --exclude "*.safetensors" "*.bin" "*.ckpt" "*.gguf"), and plan with DIR as the teacher')
     return folder
 
 # %% ../nbs/24h_plan.ipynb #4b07d1ee
@@ -561,6 +561,7 @@ class Cost:
     seconds: dict     # `forward` of one sample, `update` and `total` of all devices; messages are not in it
     notes: list       # what was assumed
     host: dict        # part -> bytes in the memory of the CPU, of a process
+    measured: bool = False # was a forward timed here?
 
     @property
     def fits(self): return {k: sum(v.values()) <= 1e9*self.machine['memory'] for k, v in self.memory.items()} # kind of launch -> is there room?
@@ -570,10 +571,11 @@ def evaluations(
     r:DistillRecipe, # settings
     bb:Backbone,     # from `sketch`
 )->int:
-    "Forwards of one sample in all evaluations, of tasks that have a reward."
+    "Forwards of one sample in all evaluations: of the pictures that rewards score, and of the grids that are looked at."
     e, judged, once = r.evaluation, sum(t.reward is not None for t in r.tasks.values()), Counted(still)
     bb.guided(once, r.rollout.guidance)(bb.start([torch.Generator()]), .5, bb.encode(bb.probes[:1]))
-    return ((math.ceil(r.updates/e.every)*e.n if e.every else 0)+e.final)*judged*e.steps*once.rows
+    between = math.ceil(r.updates/e.every) if e.every else 0
+    return ((between*e.n+e.final)*judged + (between+1)*e.pictures*len(r.tasks))*e.steps*once.rows
 
 # %% ../nbs/24h_plan.ipynb #97f2d428
 def holdings(
@@ -621,7 +623,7 @@ def plan(
     all_work, hours = work(total)+state.forward*shown, lambda flops: flops/state.forward*forward/n
     return Cost(r.model, asdict(machine), parts, here, shares_of(here, n, 2*max(map(nbytes, blocks(bb.net)), default=0)), dict(first), dict(total), shown,
                 dict(forward=state.forward, backward=state.backward, teacher=state.teacher, update=work(first), total=all_work), traffic(n, count, network, asked, first, r.student.kind == 'full'),
-                dict(forward=forward, update=hours(work(first)), total=hours(all_work)), [c.note for c in held.values() if c.note], host)
+                dict(forward=forward, update=hours(work(first)), total=hours(all_work)), [c.note for c in held.values() if c.note], host, measure)
 
 # %% ../nbs/24h_plan.ipynb #7479332e
 REMEDIES = dict(micro_batch='fewer samples at a time (micro_batch)', checkpointing='checkpointing: true', model_dtype='model_dtype: bfloat16', cache='a cache of prompt embeddings, which sends the text encoders away (cache)',
@@ -663,5 +665,6 @@ def plan_text(
                                             ['the run', f"{c.flops['total']/1e12:.4g}", said_time(c.seconds['total'])]])
     says = [f"{m['devices']} device{'s'*(m['devices'] > 1)}; messages, checkpoints, encoders and the autoencoder take no time here.", *c.notes]
     says += [f"{said_bytes(v)} of {k.replace('_', ' ')} rest in the memory of the CPU, in every process." for k, v in c.host.items() if v]
+    assumed = f"Assuming {m['tflops']:g} Tflop/s x {m['reached']:.0%} of each device (989 is the peak of an H100); `--measure` times a forward on this machine instead." if not c.measured else "By a forward that was timed on this machine."
     if not all(c.fits.values()): says.append('To fit: '+', '.join(untried(r)+['several devices with FSDP2'])+'.')
-    return '\n\n'.join([sized, markdown(['memory of a device', *c.memory], rows), work, time, '\n'.join(f'- {s}' for s in says)])
+    return '\n\n'.join([sized, markdown(['memory of a device', *c.memory], rows), work, assumed, time, '\n'.join(f'- {s}' for s in says)])

@@ -6,8 +6,8 @@
 __all__ = ['Seed', 'Share', 'Judge', 'Precision', 'Dtype', 'Pass', 'ROLLOUT_KEYS', 'LOSS_KEYS', 'IDLE', 'SAY', 'KINDS', 'Part',
            'Member', 'Task', 'Rollout', 'Loss', 'Student', 'Optimiser', 'Evaluation', 'load_plugin', 'load_plugins',
            'check_names', 'with_preset', 'Method', 'DistillRecipe', 'Aim', 'one_form', 'Lesson', 'heeded',
-           'TeachRecipe', 'BaseRecipe', 'fields_at', 'hint', 'problems', 'explain', 'make_recipe', 'concerning', 'Once',
-           'yaml_settings', 'other_kind', 'load_recipe', 'written', 'commented']
+           'TeachRecipe', 'BaseRecipe', 'fields_at', 'hint', 'problems', 'sentence', 'explain', 'make_recipe',
+           'concerning', 'Once', 'yaml_settings', 'other_kind', 'load_recipe', 'written', 'commented']
 
 # %% ../nbs/18_recipes.ipynb #18cf6ad1
 import hashlib, importlib, importlib.util, reprlib, sys
@@ -17,7 +17,7 @@ from typing import Annotated, Literal, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field as Setting, ValidationError, field_validator, model_validator
 from .divergence import WEIGHTINGS
-from .errors import Refusal, nearest, refuse
+from .errors import Refusal, in_lines, nearest, refuse
 from .kernels import SOLVERS
 from .objective import PRESETS, QUERIES, ROUTES, Objective
 
@@ -273,7 +273,7 @@ class DistillRecipe(Method):
     checkpoint_every: int = Setting(50, ge=0, description='updates between checkpoints; 0: only at the end')
     keep_last: int = Setting(2, ge=1, description='newest checkpoints to keep; with two, a damaged one costs little')
     keep_best: bool = Setting(False, description='keep the checkpoint of the best evaluation too, by its mean score over the tasks')
-    skip_limit: int = Setting(10, ge=0, description='updates that may be left out because their numbers are not finite; one more stops the run')
+    skip_limit: int = Setting(10, ge=0, description='updates that may be left out because their numbers are not finite; one more stops the run, and so do three in a row')
     patience: float = Setting(600., gt=0, description='seconds that a reward or a tracker may take before the run goes on without it')
     trackers: list[str] = Setting(['tensorboard'], description='where numbers go besides log.jsonl: any tracker that accelerate knows')
     licence: str | None = Setting(None, description='of the student, as the Hugging Face hub spells it, such as apache-2.0; empty: unset, and its card says so')
@@ -423,20 +423,29 @@ def problems(
         best[path[:3]] = max(best.get(path[:3], (path, e)), (path, e), key=lambda f: len(f[0]))
     return list(best.values())
 
+# %% ../nbs/18_recipes.ipynb #da90e3b6
+def sentence(
+    problem:tuple, # path and error, from `problems`
+    model:type,    # the recipe class
+)->str:
+    "Say a problem so that a person can mend it."
+    loc, e = problem
+    path, message = '.'.join(map(str, loc)), e['msg'].removeprefix('Value error, ')
+    if e['type'] == 'extra_forbidden': return f'unknown field {path!r}, {hint(model, loc)}'
+    if e['type'] == 'missing': return f'field {path!r} is missing'
+    given = SAY.repr(e['input'])
+    value = f', not {given if len(given) < 80 else given[:77]+"..."}' if e['type'] != 'value_error' else ''
+    return f'{path+": " if path else ""}{message[0].lower()+message[1:]}{value}'
+
 def explain(
     error:ValidationError, # what pydantic found
     model:type,            # the recipe class
     where:str,             # the file's name
-)->str:                    # one sentence
-    "Say the first problem so that a person can mend it."
-    (loc, e), *rest = problems(error)
-    path, more = '.'.join(map(str, loc)), len(rest)
-    tail = f' (and {more} more problem{"s"*(more > 1)})' if more else ''
-    if e['type'] == 'extra_forbidden': return f'{where}: unknown field {path!r}, {hint(model, loc)}{tail}'
-    if e['type'] == 'missing': return f'{where}: field {path!r} is missing{tail}'
-    message, given = e['msg'].removeprefix('Value error, '), SAY.repr(e['input'])
-    value = f', not {given if len(given) < 80 else given[:77]+"..."}' if e['type'] != 'value_error' else ''
-    return f'{where}: {path+": " if path else ""}{message[0].lower()+message[1:]}{value}{tail}'
+)->str:                    # one sentence, or one a line
+    "Say all problems."
+    found = sorted(problems(error), key=lambda p: ('extra_forbidden', 'missing').index(p[1]['type']) if p[1]['type'] in ('extra_forbidden', 'missing') else 2)
+    meant = {(*loc[:-1], field) for loc, e in found if e['type'] == 'extra_forbidden' for field in fields_at(model, loc) if hint(model, loc) == f'did you mean {field!r}?'}
+    return in_lines([sentence(p, model) for p in found if p[1]['type'] != 'missing' or p[0] not in meant], where)
 
 # %% ../nbs/18_recipes.ipynb #2461119d
 def make_recipe(

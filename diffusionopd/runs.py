@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LISTENING', 'BEFORE', 'FIRST', 'MARKS', 'CORES', 'Stopped', 'note', 'stoppable', 'heeded', 'vacant', 'take', 'claim',
            'show_to_trackers', 'Journal', 'note_scores', 'flat', 'kind_of', 'same_run', 'begin', 'resumable', 'start',
-           'best_update', 'put_down', 'keep', 'painted', 'look', 'events', 'finish', 'unjudged', 'noiseless', 'distill',
-           'begin_teaching', 'last_scores', 'teach_to', 'pretrain_to']
+           'best_update', 'put_down', 'from_before', 'keep', 'painted', 'look', 'events', 'finish', 'unjudged',
+           'noiseless', 'distill', 'begin_teaching', 'last_scores', 'teach_to', 'pretrain_to']
 
 # %% ../nbs/23_runs.ipynb #89cb64ed
 import json, os, shutil, signal, threading
@@ -33,7 +33,7 @@ from .report import append, draw_run, elapsed, plot_samples, read_log, rewind, w
 from .show import savefig
 from .teach import open_teach, open_training, save_teacher, teach
 from .teach_state import forget, restore_teaching, save_teaching, teach_core
-from .trainer import Run, Update, averaged, exact_path, examine, open_run, step, student_field
+from .trainer import Run, Update, IN_A_ROW, astray, averaged, exact_path, examine, open_run, step, student_field
 
 # %% ../nbs/23_runs.ipynb #ac304ae2
 class Stopped(Exception):
@@ -284,13 +284,23 @@ def put_down(
     if there in checkpoints(folder): prune(folder, run.recipe.keep_last, best) # which a crash may have come before
     else: save_checkpoint(run, folder, best, state)
 
+def from_before(
+    run:Run,     # stopped, because of its student
+    folder:Path, # of the run
+)->str:          # the end of a sentence
+    "What a run whose student broke can go on from. A checkpoint of the weights that broke is put aside."
+    bad = folder/f'checkpoint-{run.update-run.row:06d}'
+    if bad.is_dir(): os.replace(bad, bad.with_name(bad.name+'.damaged'))
+    good = [p.name for p in checkpoints(folder)]
+    return f'the last one is {good[-1]}, and the way is --resume --accept-changes' if good else 'there is none yet, so --resume --accept-changes begins the run again'
+
 def keep(
     run:Run,           # its state
     folder:Path,       # of the run
     others:bool=True,  # do all its processes save now? False: this one may be the only one that is left
 ):
-    "Save a checkpoint, in the main process, unless the run was cut off inside an optimiser step, or nothing is done yet."
-    if not run.whole or not run.update: return
+    "Save a checkpoint, in the main process, unless the run was cut off inside an optimiser step, nothing is done yet, or the student does not paint any more."
+    if not run.whole or not run.update or (astray(run) if others else run.fault == 'student'): return
     if others: on_main(put_down, run, folder, checkpoint_state(run))
     elif run.accelerator.is_main_process and run.joint.kind in ('alone', 'ddp'): put_down(run, folder, checkpoint_state(run))
 
@@ -343,7 +353,10 @@ def events(
             if r.keep_best and on_main(best_update, folder) == run.update: keep(run, folder)
             yield scores
         try: u = step(run)
-        except Shared: keep(run, folder); raise # every process does
+        except Shared as e: # every process raises it
+            if run.row >= IN_A_ROW and run.fault != 'teacher': raise Shared(f'{e}: {on_main(from_before, run, folder)}') from e
+            keep(run, folder)
+            raise
         due = e.every and run.update % e.every == 0 or run.update == r.updates
         if due and isinstance(u, Update): u = replace(u, path=exact_path(run))
         if not isinstance(u, Update): journal.tell(str(u), **asdict(u))
@@ -360,8 +373,11 @@ def finish(
     tell=logger.warning, # hears why a task has no score
     journal:Journal=None, # hears of pictures; None: a new one
 )->list:                 # of `Score`
-    "The last evaluation, the student, the figures."
-    e = run.recipe.evaluation
+    "The last evaluation, the student, the figures. Raises `Refusal` for a student that does not paint any more."
+    e, lost = run.recipe.evaluation, astray(run)
+    with averaged(run): lost = lost or astray(run)
+    if lost: raise Shared(f"the run is at its end, and the student's answers are not finite any more (task {lost}): its learning rate was too high; go on from a checkpoint before that "
+                          f'with a lower optimiser.lr: {on_main(from_before, run, folder)}')
     scores = note_scores(run, folder, examine(run, e.final, tell)) if e.final else []
     look(run, folder, journal or Journal(run, folder))
     export_student(run, folder/'student', command, {s.task: asdict(s) for s in scores})

@@ -274,7 +274,7 @@ main()
 def numbers(lab, values=('nan', 'inf')):
     "A teacher whose answers are not finite in some updates: these are left out, counted and told; too many, and the run stops with a checkpoint."
     for value in values:
-        place, at = lab.fresh(), sorted(lab.rng.sample(range(1, lab.recipe['updates']), 3))
+        place, at = lab.fresh(), sorted(lab.rng.sample(range(1, lab.recipe['updates'], 2), 3))  # never two in a row
         ended = lab.opd.start(place, code=SICK.format(value=value, at=at, args=[])).end()
         told = lines(place/'run'/'notices.jsonl')
         good = [r['update'] for r in told] == at and all(r['task'] and r['step'] == 1 and 0 < r['sigma'] < .9 for r in told)
@@ -285,6 +285,24 @@ def numbers(lab, values=('nan', 'inf')):
         write(place, edit(lab.recipe, skip_limit=9))
         again = lab.opd.start(place, code=SICK.format(value=value, at=at, args=['--resume'])).end()
         yield case(f'{value} too often: stops with a checkpoint, resumed with a higher limit', refused(ended) and 'skip_limit' in ended.stderr and kept and not again.code)
+
+def dead(lab):
+    "A student that a learning rate kills: the run stops, saves no state of it and calls nothing finished; a lower rate goes on from before. Pictures of it are refused by its name."
+    place = lab.fresh(optimiser__lr=50000., optimiser__warmup=0)
+    ended = lab.start(place).end()
+    says = "the student's answers have not been finite since update" in ended.stderr and '--accept-changes' in ended.stderr
+    yield case('a student dies: one sentence, no student, nothing saved of it', refused(ended) and says and not (place/'run'/'student').exists() and not list((place/'run').glob('checkpoint-*')))
+    write(place, edit(lab.recipe))
+    again = lab.start(place, '--resume', '--accept-changes').end()
+    yield case('a student dies: resumed with a lower rate', not again.code and done(place) == lab.recipe['updates'] and (place/'run'/'student').exists())
+    place = lab.fresh(updates=2, optimiser__lr=50000., optimiser__warmup=0)
+    ended = lab.start(place).end()
+    yield case('a student dies in the last update: not presented as finished', refused(ended) and 'the run is at its end' in ended.stderr and not (place/'run'/'student').exists())
+    place, at = lab.fresh(), [5, 6, 7]
+    ended = lab.opd.start(place, code=SICK.format(value='nan', at=at, args=[])).end()
+    says = "the answers of the teacher of task 'text' have not been finite since update 5, and the student's were" in ended.stderr
+    again = lab.opd.start(place, code=SICK.format(value='nan', at=at, args=['--resume'])).end()
+    yield case('a teacher fails three times in a row: stops, says so, resumed', refused(ended) and says and not again.code and done(place) == lab.recipe['updates']-3)
 
 def launched(lab, place, *args, how=('--multi_gpu',)):
     "The run by two processes that accelerate launches, and that talk by gloo."
@@ -313,7 +331,7 @@ def processes(lab, n=5):
             lab.whole = alone
 
 FAULTS = dict(kills=kills, saves=saves, signals=signals, disks=disks, closed=closed, damage=damage, crowds=crowds, clocks=clocks, outsiders=outsiders,
-              numbers=numbers, processes=processes)
+              numbers=numbers, dead=dead, processes=processes)
 
 def tabled(cases):
     "Cases by fault."

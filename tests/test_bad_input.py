@@ -29,7 +29,6 @@ def cases(*rows): return pytest.mark.parametrize('change, words', [pytest.param(
     ('unknown field', dict(updtes=3), ["recipe.yaml: unknown field 'updtes'", "'updates'"]),
     ('unknown field below', dict(rollout__solvr='euler'), ["'rollout.solvr'", "'solver'"]),
     ('unknown field of a task', dict(tasks__text__guidence=2), ["'tasks.text.guidence'", "'guidance'"]),
-    ('two problems', dict(updtes=3, batch=0), 'and 1 more problem'),
     ('word for a number', dict(updates='many'), ['updates', "'many'"]),
     ('half an update', dict(updates=2.5), ['updates', '2.5']),
     ('list for a group', dict(loss=[1]), ['loss', '[1]']),
@@ -65,6 +64,19 @@ def cases(*rows): return pytest.mark.parametrize('change, words', [pytest.param(
 )
 def test_recipe(change, words, refuses, tmp_path):
     refuses('distill', write(tmp_path, edit(SMALL, **change)), '-q', words=words)
+
+def test_all_problems(opd, tmp_path):
+    "Several mistakes are told in one try, misspelt names first, one a line."
+    place = tmp_path/'a'; place.mkdir()
+    write(place, edit(SMALL, updtes=3, batch=0, tasks=dict(text=dict(promts='embedded:text', teacher='embedded:text'))))
+    ended = opd.run(place, 'distill', 'recipe.yaml', '-q')
+    assert ended.code == 2 and ended.stderr.strip().splitlines()[:2] == ['Error: recipe.yaml: 3 problems', ended.stderr.strip().splitlines()[1]], ended.stderr
+    first, second, third = ended.stderr.strip().splitlines()[1:]
+    assert {first, second} == {"- unknown field 'updtes', did you mean 'updates'?", "- unknown field 'tasks.text.promts', did you mean 'prompts'?"} and third.startswith('- batch: ')
+    write(place, edit(SMALL, tasks={t: dict(prompts=f'{t}.txt', teacher=f'./teachers/{t}') for t in 'ab'}))
+    said = opd.run(place, 'distill', 'recipe.yaml', '-q').stderr.strip().splitlines()
+    assert said[0] == 'Error: 4 problems' and [l.split(': ')[0] for l in said[1:]] == [f'- tasks.{t}.{k}' for k in ('prompts', 'teacher') for t in 'ab'], said
+    assert said[4].endswith("there is no teacher './teachers/b': no such folder; or use average, base or student") and not (place/'run').exists()
 
 @cases(
     ('unknown reward', dict(reward='embeded'), ['reward: ', "'embeded'", "'embedded'"]),

@@ -165,6 +165,16 @@ def test_damaged_run(file, content, mine, tmp_path):
     refuses('compare', 'suite.yaml', '-q', contains=['off-0', 'remove this folder'])
     assert tree(mine) == before
 
+def test_all_damaged_runs(mine, tmp_path):
+    "Two damaged folders are named in one try, and nothing is touched."
+    (mine/'runs'/'off-0'/'done.json').write_bytes(b'{"cost":')
+    (mine/'runs'/'base-0'/'marks.npz').write_bytes(b'nothing')
+    write(tmp_path/'suite.yaml')
+    before = tree(mine)
+    code, said = ends('compare', 'suite.yaml', '-q')
+    assert code == 2 and 'Error: 2 problems' in said and 'Traceback' not in said and all(any(l.startswith('- ') and w in l for l in said.splitlines()) for w in ('off-0 is damaged', 'base-0 is damaged')), said
+    assert tree(mine) == before
+
 def test_failure_leaves_the_others(mine, tmp_path):
     before = tree(mine/'runs')
     write(tmp_path/'suite.yaml', arms=SUITE['arms'] | dict(bad=dict(method='merge', how='weighted', weights=[1., 0.])))

@@ -4,7 +4,7 @@ import pytest
 from faults import FAULTS, Lab, may_mount
 
 FEW = dict(kills=dict(n=2), saves=dict(n=2), disks=dict(sizes=(1400,)), closed={}, damage=dict(n=2), crowds=dict(n=1), clocks=dict(n=1), outsiders={},
-           numbers=dict(values=('nan',)))
+           numbers=dict(values=('nan',)), dead={})
 
 @pytest.fixture(scope='module')
 def lab(opd, tmp_path_factory): return Lab(opd, tmp_path_factory.mktemp('faults'))

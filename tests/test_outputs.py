@@ -92,7 +92,7 @@ def test_planned_run(name, opd, tmp_path):
 
 def test_what_a_plan_refuses(opd, tmp_path):
     write(tmp_path, edit(SMALL, model='some/model'))
-    for args, says in ((('plan', 'recipe.yaml'), 'is not on this disk: get its configuration, hf download some/model'), (('plan', 'recipe.yaml', '--model', 'embedded', '--utilisation', 2), 'no device reaches more than its peak'),
+    for args, says in ((('plan', 'recipe.yaml'), "there is no folder 'some/model' here; if it is a name of the hub, get its configuration, hf download some/model"), (('plan', 'recipe.yaml', '--model', 'embedded', '--utilisation', 2), 'no device reaches more than its peak'),
                        (('plan', 'none.yaml'), 'there is no recipe'), (('plan', 'recipe.yaml', '--out', 'p.csv'), '--out writes .json or .md')):
         ended = opd.run(tmp_path, *args)
         assert ended.code == 2 and says in ended.stderr and 'Traceback' not in ended.stderr, ended.stderr
