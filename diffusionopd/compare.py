@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 from pydantic import BaseModel, ConfigDict, Field as Setting, ValidationError
+
+# %% ../nbs/24g_compare.ipynb #f80d1496
 from .adapters import adapter_field, add_lora, file_hash, jsonable
 from .arms import METHODS, Goal, Job, Shared, find_method, taught_cost
 from .backbones import Backbone, load_backbone

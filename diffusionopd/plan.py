@@ -12,20 +12,27 @@ __all__ = ['ATTENTION', 'SPREAD', 'REMEDIES', 'located', 'component', 'Zeros', '
 
 # %% ../nbs/24h_plan.ipynb #0c3be645
 import importlib, json, math, os
-from collections import Counter; from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path; from time import perf_counter; from types import SimpleNamespace
-from unittest.mock import patch; from weakref import finalize
+from pathlib import Path
+from time import perf_counter
+from types import SimpleNamespace
+from unittest.mock import patch
+from weakref import finalize
 import diffusers, torch, torch.nn.functional as F
 from diffusers import ModelMixin
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode; from torch.utils._pytree import tree_leaves
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
+
+# %% ../nbs/24h_plan.ipynb #cf0be8be
 from .adapters import DIFFUSERS_FILE, PEFT_FILE, adapter_field, adapter_parameters, add_lora, merged, module_field, read_manifest, read_settings
 from .backbones import Backbone, conforming, family_of, find_model, resize
 from .errors import Refusal, refuse
@@ -49,7 +56,7 @@ def located(
     where, cls = find_model(name)
     if not isinstance(where, Path):
         try: where = Path(snapshot_download(where, local_files_only=True))
-        except Exception: refuse(True, f'there is no folder {name!r} here; if it is a name of the hub, get its configuration, hf download {name} --exclude "*.safetensors" "*.bin" "*.ckpt" "*.gguf" --local-dir DIR, and plan with --model DIR')
+        except Exception: refuse(True, f'there is no folder {name!r} here; if it is a name of the hub, get its configuration, hf download {name} --exclude "*.safetensors" "*.bin" "*.ckpt" "*.gguf" --local-dir DIR, and name DIR')
         refuse(not (where/'model_index.json').is_file(), f'what was downloaded of {name!r} holds no model_index.json')
     kind = json.loads((where/'model_index.json').read_text()).get('_class_name')
     own = PixelPipeline if kind == 'PixelPipeline' else getattr(diffusers, str(kind), None)

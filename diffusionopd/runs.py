@@ -284,6 +284,7 @@ def put_down(
     if there in checkpoints(folder): prune(folder, run.recipe.keep_last, best) # which a crash may have come before
     else: save_checkpoint(run, folder, best, state)
 
+# %% ../nbs/23_runs.ipynb #0fa3dc4c
 def from_before(
     run:Run,     # stopped, because of its student
     folder:Path, # of the run

@@ -12,7 +12,8 @@ __all__ = ['HALVES', 'LOSSES', 'METHODS', 'Goal', 'own_judge', 'settled', 'teach
 # %% ../nbs/20h_teach.ipynb #97e189d9
 import math, os, tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field; from itertools import groupby
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from time import perf_counter
 

@@ -122,6 +122,7 @@ def fetched(
     try: return Path(snapshot_download(repo, allow_patterns=files, ignore_patterns=['*.bin', '*.pt', '*.ckpt', '*.py', '*.msgpack', '*.h5', '*.gguf']))/inside
     except Exception as e: refuse(True, f'there is no folder {name!r} here, and if it is a name of the Hugging Face hub, the hub does not give it: {" ".join(str(e).split())[:200]}')
 
+# %% ../nbs/18b_teachers.ipynb #4fb60927
 def meant(
     name:str, # of a teacher that is not there
 )->str:       # the end of a sentence
@@ -136,6 +137,7 @@ def absent(
     if name in OWN or name in TEACHERS or not local(name): return
     refuse(not teacher_folder(name).exists(), f'there is no teacher {name!r}: no such folder{meant(name)}')
 
+# %% ../nbs/18b_teachers.ipynb #4f17ed7b
 def kind_of(
     name:str, # of a teacher, in a recipe
 )->str:       # `base`, `student`, `average`, `registered`, `adapter`, `pipeline` or `network`

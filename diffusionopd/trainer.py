@@ -11,16 +11,21 @@ __all__ = ['IN_A_ROW', 'make_student', 'student_parameters', 'student_field', 'n
            'skip', 'follow_average', 'step', 'train', 'averaged', 'marks_of_all', 'examine', 'exact_path', 'astray']
 
 # %% ../nbs/21_trainer.ipynb #e3ac470b
-import copy, math; from functools import partial
+import copy, math
+from functools import partial
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager; from time import perf_counter
+from contextlib import contextmanager
+from time import perf_counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np, torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType, ProjectConfiguration, gather_object
-from diffusers.training_utils import EMAModel; from torch import nn
+from diffusers.training_utils import EMAModel
+from torch import nn
+
+# %% ../nbs/21_trainer.ipynb #e22c4ada
 from .adapters import adapter_field, adapter_parameters, add_lora, load_adapter, merged, module_field, strip, switch, tuner_layers
 from .backbones import Backbone, heeds, load_backbone, resize
 from .distill import one_pass
@@ -37,7 +42,8 @@ from .parallel import Joint, Shared, join, processes, shard, shares, sharing, to
 from .pretrain import lr_share
 from .prompts import prompt_source
 from .recipes import DistillRecipe, concerning, load_plugins
-from .rollout import rollout, seed_of, seeded; from diffusionopd.targets import answers, extrapolated
+from .rollout import rollout, seed_of, seeded
+from .targets import answers, extrapolated
 from .teachers import Site, Teacher, absent, asked, check_apart, check_teacher, condition, find_teacher, leaves_of, weights_hash
 from .zero import zero_join
 
@@ -151,8 +157,7 @@ class Run:
     joint: Joint = Joint('alone', None) # how the processes of the run train one network
     rewards: dict = field(default_factory=dict); scales: dict = field(default_factory=dict) # task -> its `Spared` reward, if it has one; guidance of its teachers
     compare: Callable = None; average: list = () # see `one_pass`, None: by squared distance; parameters that follow the average, where it teaches
-    skipped: int = 0         # updates left out so far
-    row: int = 0; fault: str = '' # updates left out in a row, up to now; whose numbers broke in the last of them, see `culprit`
+    skipped: int = 0; row: int = 0; fault: str = '' # updates left out: all, the last in a row, and whose numbers broke in the last, see `culprit`
     update: int = 0          # optimiser steps done
     spent: int = 0           # forwards of one sample before this process started
     whole: bool = True       # False while an optimiser step is under way: not a state to save
