@@ -256,4 +256,4 @@ def _draw_memory(r, kept): # axes, records
     for how, c in zip(dict.fromkeys(x['how'] for x in kept), (STUDENT, TEACHER, CYCLE[5])):
         r.plot(*zip(*sorted((x['steps'], x['tensors']/2**20) for x in kept if x['how'] == how)), 'o-', ms=4, color=c, label=how)
     tops = [v for line in r.lines for v in line.get_ydata()]
-    r.set(xlabel='steps', ylabel='peak of tensors (MiB)', yscale='log' if max(tops) > 3*min(tops) else 'linear'); r.legend(frameon=False, fontsize=7)
+    r.set(xlabel='steps', ylabel='peak of tensors (MiB)', **(dict(yscale='log') if max(tops) > 3*min(tops) else dict(ylim=(0, 1.2*max(tops))))); r.legend(frameon=False, fontsize=7)
