@@ -241,6 +241,7 @@ def outfit(
     r:DistillRecipe, # settings
 )->dict:             # name -> parameter to train
     "Put on the base what a run puts there, in shapes; the adapters of teachers are numbered."
+    if r.checkpointing: bb.net.enable_gradient_checkpointing()
     s, held = r.student, {k: c for k, c in copies(r, bb).items() if c.kind == 'adapter'}
     with torch.device('meta'):
         for i, c in enumerate(held.values()):
@@ -253,7 +254,6 @@ def outfit(
         start = adapter_shapes(teacher_folder(s.start), bb.component) if s.start else {}
         rank = min((v[0] for k, v in start.items() if 'lora_A' in k), default=s.rank)
         with concerning('student'): add_lora(bb, 'student', rank, s.alpha, sorted({k.rsplit('.lora_', 1)[0] for k in start}) or s.targets)
-    if r.checkpointing: bb.net.enable_gradient_checkpointing()
     return adapter_parameters(bb.net, 'student')
 
 # %% ../nbs/24h_plan.ipynb #ce65c758
