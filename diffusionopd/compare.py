@@ -24,14 +24,14 @@ from pydantic import BaseModel, ConfigDict, Field as Setting, ValidationError
 
 # %% ../nbs/24g_compare.ipynb #f80d1496
 from .adapters import adapter_field, add_lora, file_hash, jsonable
-from .arms import METHODS, Goal, Job, Shared, find_method, taught_cost
-from .backbones import Backbone, load_backbone
+from .arms import METHODS, Goal, Job, Shared, base_of, find_method, taught_cost
+from .backbones import Backbone
 from .checkers import check_all
 from .checkpoints import differences, listed
 from .compute import Cost, as_cost, clocks
 from .demo import hardware
 from .errors import Failed, Refusal, nearest, refuse, refuse_all
-from .evaluate import exam, get_reward, legible, own_device, paint, score
+from .evaluate import exam, get_reward, legible, paint, score
 from .fields import Field
 from .guards import occupied
 from .prompts import prompt_source
@@ -140,7 +140,7 @@ def check_suite(
     for t, a in suite.specialists.items(): refuse(a not in suite.arms, f'specialists.{t}: unknown arm {a!r}: {nearest(a, suite.arms)}')
     jobs = schedule(suite)
     for arm in suite.arms: job_of(suite, arm, suite.seeds_of(arm)[0])
-    with concerning('model'): bb = load_backbone(suite.model, device='cpu')
+    with concerning('model'): bb = base_of(suite, 'cpu')
     for t, g in exam_goals(suite).items():
         with concerning(f'tasks.{t}.reward'): get_reward(g.reward)
         with concerning(f'tasks.{t}.prompts'): legible(prompt_source(g.prompts), bb, g.reward)
@@ -211,10 +211,11 @@ def stamp(
 
 def with_new_fields(
     begun:dict, # a `stamp` as it was written
-)->dict:        # the same, if need be with the defaults of settings that its method had not got yet
+)->dict:        # the same, if need be with the defaults of settings that its method, or all, had not got yet
     "A stamp in today's words."
     found = METHODS.get(begun.get('method')) if isinstance(begun, dict) else None
-    try: return begun | dict(settings=found.settings(**begun['settings']).model_dump(mode='json')) if found else begun
+    grown = {k: f.default for k, f in Shared.model_fields.items() if f.default is None or isinstance(f.default, (str, int))}
+    try: return begun | dict(settings=found.settings(**begun['settings']).model_dump(mode='json'), shared=grown | begun['shared']) if found else begun
     except (KeyError, TypeError, ValidationError): return begun
 
 # %% ../nbs/24g_compare.ipynb #c0de7680
@@ -293,7 +294,7 @@ def run_job(
     if done_run(suite, arm, seed): return
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder/'arm.json', json.dumps(stamp(suite, arm, seed), indent=1)+'\n')
-    bb, seen, last = load_backbone(suite.model, device=own_device()), {r['update'] for r in read_log(folder/'points.jsonl')}, None
+    bb, seen, last = base_of(suite), {r['update'] for r in read_log(folder/'points.jsonl')}, None
     for p in METHODS[suite.arms[arm].method].run(job):
         if p.field is not None and p.step < p.total and p.step not in seen: note_point(folder, p, marks_of(bb, p.field, p.guidance, suite, q.along), q.along)
         if p.field is not None and p.step == p.total: complete(folder, p, marks_of(bb, p.field, p.guidance, suite, q.n), q.n)

@@ -435,7 +435,8 @@ def sentence(
     if e['type'] == 'missing': return f'field {path!r} is missing'
     given = SAY.repr(e['input'])
     value = f', not {given if len(given) < 80 else given[:77]+"..."}' if e['type'] != 'value_error' else ''
-    return f'{path+": " if path else ""}{message[0].lower()+message[1:]}{value}'
+    bare = ': YAML takes a bare yes, no, on or off for a truth value, so put it in quotes' if e['type'] == 'string_type' and isinstance(e['input'], bool) else ''
+    return f'{path+": " if path else ""}{message[0].lower()+message[1:]}{value}{bare}'
 
 def explain(
     error:ValidationError, # what pydantic found
