@@ -8,7 +8,7 @@ __all__ = ['COLUMNS', 'write_tidy', 'read_tidy', 'levels', 'levels_by', 'share',
            'test_table']
 
 # %% ../nbs/24f_tidy.ipynb #2e5e0228
-import csv, io, json, math
+import csv, io, json, math, re
 from collections.abc import Sequence
 from pathlib import Path
 import numpy as np
@@ -244,7 +244,8 @@ def ci(
     fmt:str='.0%', # of the numbers
 )->str:
     "A number with its interval."
-    return '–' if value is None or value[0] != value[0] else f'{value[0]:{fmt}} ({value[1]:{fmt}} to {value[2]:{fmt}})'
+    said = lambda v: re.sub(r'^-(?=[0.]+%?$)', '', f'{v:{fmt}}')                               # nothing has no sign
+    return '–' if value is None or value[0] != value[0] else f'{said(value[0])} ({said(value[1])} to {said(value[2])})'
 
 def result_table(
     rows:Sequence,     # records
