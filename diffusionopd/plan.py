@@ -206,7 +206,8 @@ def teacher_copy(
 )->Copy:
     "What one teacher adds to the memory."
     t, own, note = r.tasks[task], name in OWN or name in TEACHERS, ''
-    if own: return Copy(f'{task}, {Path(name).name}', 'adapter' if name == 'average' else 'nothing', n := assumed(r, bb)*(name == 'average'), 4*n)
+    if name == 'average': return Copy(name, *(('network', n := network_bytes(bb.net)[0]) if r.student.kind == 'full' else ('adapter', n := assumed(r, bb))), 4*n)
+    if own: return Copy(f'{task}, {Path(name).name}', 'nothing', 0, 0)
     folder = found_here(name)
     dtype = getattr(torch, t.teacher_dtype or r.model_dtype)
     whole = next((f for f in ('model_index.json', 'config.json') if (folder/f).is_file()), '')
@@ -232,7 +233,7 @@ def copies(
     for t, task in r.tasks.items():
         for name in task.members:
             c = teacher_copy(r, t, name, bb)
-            out[t, name] = seen.setdefault((c.place, task.teacher_dtype, task.offload) if c.kind == 'network' and c.place else (t, name), c)
+            out[t, name] = seen.setdefault((c.place, task.teacher_dtype, task.offload) if c.kind == 'network' and c.place else name if name == 'average' else (t, name), c)
     return out
 
 # %% ../nbs/24h_plan.ipynb #c384c5a0
