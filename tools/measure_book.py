@@ -11,6 +11,8 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # seconds are those of one core
+
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
 
