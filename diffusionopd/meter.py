@@ -91,7 +91,7 @@ class VariancePoint:
 
 # %% ../nbs/04b_meter.ipynb #994c2350
 COLOURS = {'analytic': '#009E73', 'reparam': '#882255', 'ppo': '#E69F00', 'log_ratio': '#CC79A7',
-           'log_ratio_baseline': '#56B4E9', 'detached': '#7F7F7F'}
+           'log_ratio_baseline': '#56B4E9', 'detached': '#444444'}
 LABELS = {'reparam': 'reparametrised', 'ppo': 'PPO form', 'log_ratio': 'log-ratio', 'log_ratio_baseline': 'log-ratio, baseline',
           'detached': 'detached (zero mean)'}
 

@@ -21,7 +21,7 @@ from .errors import refuse, nearest
 STUDENT = '#0072B2'
 TEACHER = '#D55E00'
 CYCLE = ('#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#F0E442', '#000000')
-TASKS = dict(composition=CYCLE[0], text=CYCLE[1], aesthetics=CYCLE[2], flags='#7F7F7F')
+TASKS = dict(composition=CYCLE[0], text=CYCLE[1], aesthetics=CYCLE[2], flags='#444444')
 
 # %% ../nbs/01_show.ipynb #991bcb95
 def luminance(

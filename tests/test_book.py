@@ -11,7 +11,7 @@ from nbdev.process import extract_directives
 from diffusionopd.kernels import SOLVERS
 
 sys.path.insert(0, 'tools')
-import causes, first_cells, run_nbs
+import causes, check_docs, first_cells, run_nbs
 
 notebooks = sorted(nbglob('nbs', as_path=True))
 theory = [p for p in notebooks if re.match(r'(0[2-8]|1[0-2])[bc]?_', p.name) and not re.match(r'12[b-z]_', p.name)]
@@ -108,7 +108,8 @@ def test_causes_are_of_cells():
 
 MINUTES = re.compile(r'takes (about|some|more than|a few) .{0,12}minutes?\b')
 
-def measured(): return {n['notebook']: n['seconds'] for n in json.loads(Path('diffusionopd/assets/book.json').read_text())['notebooks']}
+def book(): return json.loads(Path('diffusionopd/assets/book.json').read_text())
+def measured(): return {n['notebook']: n['seconds'] for n in book()['notebooks']}
 
 def test_every_notebook_was_measured():
     "None escapes the rule of the minute, or the page that tells of them all."
@@ -116,6 +117,16 @@ def test_every_notebook_was_measured():
     lost = sorted(there - known)
     assert not lost, f'not measured: python tools/measure_book.py --json diffusionopd/assets/book.json --only {" ".join(Path(n).name for n in lost)}'
     assert known - there == set()
+    told = {n['notebook']: n['outputs'] for n in book()['notebooks']}
+    old = [n for n in sorted(there) if told[n] != len(run_nbs.shown(read_nb(f'nbs/{n}')))]
+    assert not old, f'measured when they had other outputs, measure again: --only {" ".join(Path(n).name for n in old)}'
+
+def test_the_site_was_measured(site):
+    "What the page of numbers says of the site is what it is now, but for a line here and there."
+    told, pages = book()['site'], check_docs.pages(site)
+    now = dict(pages=len(pages)) | {k: sum(len(getattr(p, name)) for p in pages.values()) for k, name in dict(links='links', formulas='math', figures='alts').items()}
+    assert told['pages'] == now['pages'] and told['broken'] == told['problems'] == 0
+    assert all(abs(told[k]/n-1) < .02 for k, n in now.items()), (now, 'python tools/measure_book.py --json diffusionopd/assets/book.json --only site')
 
 def test_more_than_a_minute_is_told():
     "A notebook that took more than a minute of one core when it was last measured, or that has slow cells, says so before its first code."
@@ -130,7 +141,7 @@ def test_more_than_a_minute_is_told():
 
 def test_slow_cells_are_the_only_ones_of_minutes():
     "What tests run of a notebook took three minutes of one core at most when it was last measured."
-    assert [n['notebook'] for n in json.loads(Path('diffusionopd/assets/book.json').read_text())['notebooks'] if n['seconds'] > 180] == []
+    assert [n for n, seconds in measured().items() if seconds > 180] == []
 
 # Words
 

@@ -73,7 +73,7 @@ Promise.all([document.fonts.ready, ...pictures.map(i => i.decode().catch(e => e)
     fetched: performance.getEntriesByType("resource").map(e => e.name)}));
 '''
 
-FORMULAS = 900 # that the pages have at least, all together: as many as are set may be all of none
+FORMULAS = 1000 # that the pages have at least, all together: as many as are set may be all of none
 
 def test_pages(browser, address, site):
     "Every page loads without a word in the console; formulas are set, pictures are there, tables are legible, and it is light with its fonts."

@@ -3,10 +3,12 @@ import html, json, os, re, shutil, subprocess, sys
 from pathlib import Path
 from urllib.parse import unquote
 
-import pytest, yaml
+import pytest, typer, yaml
+from accelerate.commands.launch import launch_command_parser
 from execnb.nbio import read_nb
 from nbdev.doclinks import nbglob
 
+from diffusionopd.cli import app
 from diffusionopd.divergence import WEIGHTINGS
 from shells import bash, path, shell
 
@@ -32,6 +34,41 @@ told = [p for p in sorted(nbglob('nbs', as_path=True)) if p.name != 'index.ipynb
 def test_commands_of_a_page(page, path, tmp_path):
     "A reader who pastes every command of a page into a shell gets to its end."
     bash('\n'.join(shell.findall(prose(page))), tmp_path, path)
+
+# Commands that no test runs, since they stand in a sentence or are for other machines
+
+block, span = re.compile(r'^```\w*\n(.*?)^```', re.S | re.M), re.compile(r'`([^`\n]+)`')
+command = re.compile(r'(?:^|\s)((?:diffusionopd|accelerate launch)\s[^|;&<>()#]*)')
+
+def written(text):
+    "Lines of all blocks, and what stands in code letters."
+    return [line for body in block.findall(text) for line in re.sub(r'\\\n\s*', ' ', body).splitlines()] + span.findall(block.sub('', text))
+
+def unknown(line):
+    "Subcommands and options of a line that there are not."
+    own, wrong = typer.main.get_command(app).commands, []
+    for words in map(str.split, command.findall(line)):
+        if words[0] == 'accelerate':
+            end = words.index('-m') if '-m' in words else len(words)
+            wrong += [w for w in words[2:end] if w.startswith('-') and w.split('=')[0] not in launch_command_parser()._option_string_actions]
+            words = words[end+1:]
+        if words[:1] != ['diffusionopd'] or not re.fullmatch('[a-z-]+', ''.join(words[1:2])): continue
+        known = {o for p in own[words[1]].params for o in (*p.opts, *p.secondary_opts, '--help')} if words[1] in own else wrong.append(words[1]) or ()
+        wrong += [w for w in words[2:] if re.match('--?[a-z]', w) and w.split('=')[0] not in known]
+    return wrong
+
+def test_options_exist():
+    "Every command that a page shows, run or not, has a subcommand and options that there are."
+    lines = [(nb.name, line) for nb in sorted(nbglob('nbs', as_path=True)) for line in written(prose(nb))]
+    assert sum(len(command.findall(line)) for _, line in lines) > 60
+    assert [(name, line, w) for name, line in lines if (w := unknown(line))] == []
+    assert unknown('accelerate launch --num_machinez 2 -m diffusionopd distill r.yaml --ot x') == ['--num_machinez', '--ot'] and unknown('diffusionopd reportt runs/x') == ['reportt']
+
+def test_table_of_the_house():
+    "The table of the architecture page has every module."
+    page = prose(Path('nbs/explanations/architecture.ipynb'))
+    told = [m for row in re.findall(r'^\| .*', page, re.M)[1:] for m in re.findall(r'`(\w+)`', row.split('|')[2])]
+    assert sorted(told) == sorted(p.stem for p in Path('diffusionopd').glob('*.py') if p.stem[0] != '_' and p.stem not in ('errors', 'show'))
 
 # The site
 
@@ -106,7 +143,7 @@ for (const [page, displayMode, tex] of JSON.parse(require("fs").readFileSync(0))
   try {{ katex.renderToString(tex, {{displayMode, strict: "ignore"}}) }} catch (e) {{ wrong.push(page + ": " + e.message) }}
 console.log(JSON.stringify(wrong))'''
     said = subprocess.run(['node', '-e', asked], input=json.dumps(formulas), capture_output=True, text=True, check=True).stdout
-    assert len(formulas) > 400 and json.loads(said) == []
+    assert len(formulas) > 1000 and json.loads(said) == []
 
 WRONG = {
     'no.html is not there': '<a href="no.html">there</a>',
@@ -114,6 +151,9 @@ WRONG = {
     'x.svg is not there': '<img src="x.svg" alt="a picture that is not there">',
     'no alt text': '<img src="data:image/png;base64," alt="figure">',
     'formula is not marked': '<p>where $x_0$ is data</p>',
+    "formula is not marked as one: '\\\\mu'": r'<p>where \mu_S is small</p>',
+    'nbs/no.ipynb is not there': '<a href="https://github.com/diffusionopd/diffusionopd/blob/main/nbs/no.ipynb">there</a>',
+    'diffusionopd.github.io/diffusionopd/no.html is not there': '<a href="https://diffusionopd.github.io/diffusionopd/no.html">there</a>',
     'link is not marked': '<p>[there](page.html)</p>',
     'are more than': '<script src="heavy.js"></script>',
 }

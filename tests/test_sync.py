@@ -1,5 +1,6 @@
 "Package, notebooks and README say the same, and the notebooks keep to their form."
 import ast, builtins, re, sys
+from itertools import takewhile
 from pathlib import Path
 
 import pytest, yaml
@@ -33,12 +34,16 @@ def test_in_step(kind, repo): fail([*kind(repo)])
 def test_exported_cells_are_short(nb):
     fail([f'{nb.name}, cell {c.id}: {n} lines' for c, d in code(nb) if exported(d) and (n := len(c.source.splitlines())) > 30])
 
+CHECKS = re.compile(r'\bassert|refuses\(|\bcheck\w*\(|fig-cap|\bconform\(|Exam\(')  # in conformance.ipynb a question to a backbone raises by itself
+
 @each
 def test_exported_cells_are_checked(nb):
-    "After a cell that exports a function or a class comes one that uses it."
-    cells = [*code(nb), (None, {'export'})]
-    fail([f'{nb.name}, cell {c.id}: no check follows {names[0]}' for (c, d), (_, after) in zip(cells, cells[1:])
-          if exported(d) and exported(after) and (names := defined(c.source))])
+    "After a cell that exports a function or a class, and before the next such cell, something is asserted, refused or drawn."
+    cells, lost = [*code(nb), (None, {'export'})], []
+    for i, (c, d) in enumerate(cells[:-1]):
+        below = [*takewhile(lambda x: not exported(x[1]), cells[i+1:])]
+        if exported(d) and (names := defined(c.source)) and not CHECKS.search('\n'.join(a.source for a, _ in below)): lost.append(f'{nb.name}, cell {c.id}: no check follows {names[0]}')
+    fail(lost)
 
 @each
 def test_imports_stand_alone(nb):

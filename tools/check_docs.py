@@ -24,7 +24,8 @@ link = re.compile(r'\]\([^)\s]+\)')
 HEADS = {f'h{i}' for i in range(1, 7)}
 SILENT = {'script', 'style', 'code', 'pre', 'svg'}  # what they hold is not prose
 VOID = {'area', 'base', 'br', 'col', 'embed', 'hr', 'img', 'input', 'link', 'meta', 'source', 'track', 'wbr'}
-raw = re.compile(r'\$\$|(?<![\w\\])\$[^$\n]{1,80}\$(?!\d)|\\(?:begin|end|frac|tfrac|mathrm|mathbb|mathcal|lVert|operatorname|sqrt|sum|tag)\b')
+raw = re.compile(r'\$\$|(?<![\w\\])\$[^$\n]{1,80}\$(?!\d)|\\(?:begin|end|frac|tfrac|mathrm|mathbb|mathcal|lVert|operatorname|sqrt|sum|tag'
+                 r'|alpha|beta|gamma|delta|varepsilon|epsilon|eta|theta|kappa|lambda|mu|nu|xi|pi|varrho|rho|sigma|tau|varphi|phi|chi|psi|omega|partial|nabla|cdot|times|leq|geq|approx)(?![a-z])')
 
 @dataclass
 class Page(HTMLParser):
@@ -74,9 +75,11 @@ class Page(HTMLParser):
         if any('math' in kind.split() for _, kind in self.stack): self.math[-1] = (self.math[-1][0], self.math[-1][1]+text, self.math[-1][2])
         elif not tags & SILENT: self.prose.setdefault(self.head[0], []).append((self.getpos()[0], text, self.head))
 
-    def at(self, ref):
-        "The file that a link of this page points to, and the anchor in it; none where it leaves the site."
-        url, anchor = urldefrag(ref)
+    def at(self, ref, docs=None):
+        "The file that a link of this page points to, and the anchor in it; none where it leaves the site and the repository."
+        (url, anchor), cfg = urldefrag(ref), get_config()
+        if url.startswith(source := f'{cfg.git_url}/blob/{cfg.branch}/'): return (cfg.config_path/unquote(url.removeprefix(source))).resolve(), ''
+        if docs and url.startswith(home := f'{cfg.doc_host}{cfg.doc_baseurl}/'): return (docs/unquote(url.removeprefix(home))).resolve(), unquote(anchor)
         if urlparse(url).scheme or url.startswith('//'): return None, ''
         return ((self.path.parent/unquote(url)).resolve() if url else self.path.resolve()), unquote(anchor)
 
@@ -84,11 +87,11 @@ def pages(docs):
     "Every page of the site, by its path."
     return {f.resolve(): Page(f) for f in sorted(docs.rglob('*.html'))}
 
-def broken(site):
-    "Links, anchors and files that are not there."
+def broken(site, docs=None):
+    "Links, anchors and files that are not there, on the site and in its repository."
     for page in site.values():
         for ref in [*dict.fromkeys(page.links), *sorted(page.needs)]:
-            file, anchor = page.at(ref)
+            file, anchor = page.at(ref, docs)
             if file is None or ref == '#': continue
             if file.is_dir(): file = file/'index.html'
             if not file.is_file(): yield page, f'{page.where[ref]}: {ref} is not there'
@@ -146,7 +149,7 @@ def missing(site, docs, nbs):
 
 def problems(site, docs, nbs):
     "Everything that is wrong, a line each."
-    for found in broken(site), untypeset(site), mute(site), heavy(site), missing(site, docs, nbs):
+    for found in broken(site, docs), untypeset(site), mute(site), heavy(site), missing(site, docs, nbs):
         for page, what in found: yield f'{getattr(page, "path", page)}: {what}'
 
 def main(docs, nbs):
