@@ -198,8 +198,11 @@ def draw_monitor(
     window:int=10,    # updates whose divergence is averaged
 ):                    # a figure; raises `Refusal` for a folder without updates
     "Loss, distances and divergences of a run up to an update."
-    log = [r for r in read_log(Path(folder)/'log.jsonl') if r['update'] <= update]
-    refuse(not log, f'{folder} has no update on record yet')
+    refuse(window < 1, f'window must be 1 or more updates, not {window}')
+    whole = read_log(Path(folder)/'log.jsonl')
+    log = [r for r in whole if r['update'] <= update]
+    refuse(not whole, f'{folder} has no update on record yet')
+    refuse(not log, f'{folder} has no update up to {update}: its first is {whole[0]["update"]}')
     fig, (left, mid, right) = panels(3, 3, 3.7, 2.6)
     left.plot([r['update'] for r in log], [r['loss'] for r in log], color=STUDENT, lw=1)
     left.set(xlabel='update', ylabel='loss', yscale='log', title=f'{log[-1]["update"]} updates, {log[-1].get("elapsed", 0):.0f} s')
@@ -213,8 +216,9 @@ def draw_monitor(
 def standing(
     folder, # of a run
 )->str:
-    "How far a run is, in a sentence."
+    "How far a run is, in a sentence. Raises `Refusal` for a file; a folder may be yet to come."
     folder, cut = Path(folder), []
+    refuse(folder.exists() and not folder.is_dir(), f'{folder} is not a folder of a run')
     log, path = read_log(folder/'log.jsonl', cut.append), folder/'recipe.json'
     done, total = log[-1]['update'] if log else 0, json.loads(path.read_text(encoding='utf-8')).get('updates') if path.is_file() else None
     return f'{done}{f" of {total}" if total else ""} updates{", and a student" if (folder/"student").is_dir() else ""}.' + ' The last record is cut off, or just being written.'*bool(cut)
@@ -313,6 +317,7 @@ def draw_film(
     step:int=None,             # the step to show; None: all, as a strip
 ):                             # a figure
     "What each model has in mind at a step of its walk."
+    refuse(not prompt.strip(), 'the prompt is empty: there is nothing to paint')
     refuse(step is not None and not 0 <= step < 10, f'a walk of 10 steps has no step {step}')
     if step is None: return plot_film(bb, models, prompt, seed, size=1.)[0]
     return show_images([film(bb, f, prompt, seed, guidance=w)[step] for f, w in models.values()], [f'step {step}'], list(models), size=3.)[0]

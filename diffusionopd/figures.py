@@ -82,6 +82,7 @@ def plot_divergence_history(
 )->tuple:          # (figure, axes)
     "Heat maps of the mean KL, step by update, one a task on one scale."
     refuse(not log, 'a log without updates has no history to draw')
+    refuse(bins < 1, f'bins must be 1 or more, not {bins}')
     tasks, steps = list(dict.fromkeys(t for r in log for t in r['kl'])), range(walk or 1+max(s for r in log for s in r['steps']))
     parts = [[log[i] for i in ids] for ids in np.array_split(np.arange(len(log)), min(bins, len(log)))]
     M = np.stack([divergence_table(p, tasks, steps) for p in parts], -1)         # (tasks, steps, columns)
@@ -196,6 +197,8 @@ def plot_quality(
     per='forwards', # `forwards` of student and teachers, one for each row and step, or `elapsed` seconds
 ):
     "Scores of runs against what they had cost: mean of the tasks as a line, the lowest dotted."
+    for name, run in runs.items():
+        refuse(not isinstance(run, (tuple, list)) or len(run) != 2 or not all(run), f'runs[{name!r}] must be a log and scores, as read_log gives them, both with a record at least')
     for (name, (log, scores)), colour in zip(runs.items(), (STUDENT, TEACHER, *CYCLE)*len(runs)):
         at = {}
         for s in scores: at.setdefault(s['update'], []).append(s['score'])

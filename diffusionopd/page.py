@@ -119,7 +119,7 @@ def facts(
             ('walk', f'{o.solver}, {r.rollout.steps} steps, eta {o.eta:g}, guidance {r.rollout.guidance:g}'),
             ('supervised steps', o.query + (f', k = {o.k}' if o.k else '')), ('weighting', o.weighting), ('route', o.route),
             ('student', f'{r.student.kind}, rank {r.student.rank}' if r.student.kind == 'lora' else r.student.kind),
-            ('learning rate', f'{r.optimiser.lr:g}'), ('seed', r.seed), ('forwards of a sample', f"{done['forwards']:,}"), ('time', f'{elapsed(folder):.0f} s')]
+            ('learning rate', f'{r.optimiser.lr:g}'), ('seed', r.seed), ('forwards (rows × steps)', f"{done['forwards']:,}"), ('time', f'{elapsed(folder):.0f} s')]
 
 # %% ../nbs/23b_page.ipynb #957bb624
 def score_rows(
@@ -132,8 +132,8 @@ def score_rows(
         own = [s for s in scores if s['task'] == t]
         known = [f'{v:.3f}' for v in levels.get(t, ())] or ['–', '–']
         before, after = next((s for s in own if not s['update']), None), next((s for s in reversed(own) if s['update']), None)
-        rows.append([t, *known, cell(before), cell(after), after['update'] if after else '–', own[-1]['n']])
-    return ['task', 'base', 'teacher', 'student, before training', 'student, last', 'at update', 'pictures'], rows
+        rows.append([t, *known, cell(before), cell(after), after['update'] if after else '–', ', '.join(str(n) for n in dict.fromkeys(s['n'] for s in (before, after) if s))])
+    return ['task', 'base', 'teacher', 'student, before training', 'student, last', 'at update', 'pictures, then and last'], rows
 
 # %% ../nbs/23b_page.ipynb #b6727d9a
 def curves(
@@ -236,7 +236,7 @@ def weight_figure(
         except Refusal: continue                                                       # a family without that solver, a solver without that weight
     refuse(not walks, f'the weighting {o.weighting} has no value along any walk of this model')
     yield figure_html(figure_uri(plot_weights(walks, names)[0]), f'Share of each of {r.rollout.steps} steps in the sum of the weights, on a logarithmic scale, under the weightings {", ".join(names)}: a line each for {", ".join(walks)}.',
-                      f'The run weighs by {o.weighting} (first panel) along {o.solver}. Noise 0.7 for the other solvers that add noise.')
+                      f'The run weighs by {o.weighting} (first panel) along {o.solver}. Noise 0.7 for the other solvers that add noise; for one that adds none, kl is half the squared distance of means, as mean is.')
 
 # %% ../nbs/23b_page.ipynb #6e0c0016
 def recorded_scores(

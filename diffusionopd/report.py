@@ -90,6 +90,7 @@ def plot_scores(
     levels:dict=None, # task -> (base score, teacher score), for the horizontal lines
 ):
     "Scores of the student over a run, a colour a task."
+    refuse(not scores, 'there are no scores to draw')
     tasks = list(dict.fromkeys(s['task'] for s in scores))
     for task, c in colours(tasks).items():
         rows = [s for s in scores if s['task'] == task]
@@ -108,6 +109,7 @@ def plot_gap(
     share:float=.1, # of the run, over which the thick line averages
 ):
     "Mean squared velocity difference to each task's teacher over a run."
+    refuse(not log, 'a log without updates has no distances to draw')
     tasks = list(dict.fromkeys(t for r in log for t in r['gap']))
     for task, c in colours(tasks).items():
         x, y = zip(*((r['update'], r['gap'][task]) for r in log if task in r['gap']))
