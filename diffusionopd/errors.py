@@ -28,12 +28,13 @@ def refuse(
 
 # %% ../nbs/00_errors.ipynb #bb9d6568
 def nearest(
-    name:str, # the name that was given
-    options,  # the names that exist
-)->str:       # the end of a sentence
+    name:str,        # the name that was given
+    options,         # the names that exist
+    alike:float=.6,  # how alike the closest must be to be named, 0 to 1
+)->str:              # the end of a sentence
     "A hint towards the option that `name` was meant to be: the closest one, else the list of them."
     names = {str(o).lower(): str(o) for o in options}
-    close = get_close_matches(str(name).lower(), names, n=1)
+    close = get_close_matches(str(name).lower(), names, n=1, cutoff=alike)
     if close: return f'did you mean {names[close[0]]!r}?'
     return f'choose one of {", ".join(sorted(names.values()))}' if names else 'there is nothing to choose from'
 

@@ -26,7 +26,7 @@ from .meter import measure_variance
 from .grids import sigma_grid
 from .report import divergence_table, grids_of, plot_divergence, plot_gap, plot_pictures, read_log, walk_of
 from .rollout import prior, rollout, trajectory
-from .show import CYCLE, STUDENT, TEACHER, colours, heatmap, panels, show_images
+from .show import CYCLE, STUDENT, TEACHER, colours, count_ticks, heatmap, panels, show_images
 
 # %% ../nbs/26_explore.ipynb #b748bd80
 def explorer(
@@ -205,7 +205,7 @@ def draw_monitor(
     refuse(not log, f'{folder} has no update up to {update}: its first is {whole[0]["update"]}')
     fig, (left, mid, right) = panels(3, 3, 3.7, 2.6)
     left.plot([r['update'] for r in log], [r['loss'] for r in log], color=STUDENT, lw=1)
-    left.set(xlabel='update', ylabel='loss', yscale='log', title=f'{log[-1]["update"]} updates, {log[-1].get("elapsed", 0):.0f} s')
+    count_ticks(left, xlabel='update', ylabel='loss', yscale='log', title=f'{log[-1]["update"]} updates, {log[-1].get("elapsed", 0):.0f} s')
     plot_gap(mid, log)
     tasks, steps = list(dict.fromkeys(t for r in log for t in r['kl'])), range(walk_of(folder) or 1+max(s for r in log for s in r['steps']))
     heatmap(right, divergence_table(log[-window:], tasks, steps), tasks, steps, 'KL (nats)', log=True, fmt='' if len(steps) > 6 else '.2g')

@@ -24,7 +24,7 @@ from .kernels import clean, kernel_mean
 from .meter import plot_points
 from .report import divergence_table
 from .rollout import rollout, seeded, trajectory
-from .show import CYCLE, STUDENT, TEACHER, panels, show_images
+from .show import CYCLE, STUDENT, TEACHER, count_ticks, panels, show_images
 
 # %% ../nbs/22c_figures.ipynb #eeee681f
 @torch.no_grad()
@@ -69,9 +69,10 @@ def plot_walk(
     if add is not None:
         ends, arrows = at(own[1:]).reshape(-1, 2), at(add[:, :n], 0*origin).reshape(-1, 2)
         grow = grow or float(np.ptp(at(own).reshape(-1, 2), 0).max()/8/max(np.linalg.norm(arrows, axis=1).max(), 1e-30))
-        ax.quiver(*ends.T, *(grow*arrows.T), angles='xy', scale_units='xy', scale=1, color='#333333' if other else TEACHER, width=.004 if other else .005, headwidth=3, headlength=4, zorder=3)
+        ax.quiver(*ends.T, *(grow*arrows.T), angles='xy', scale_units='xy', scale=1, color=(c := '#333333' if other else TEACHER), width=.004 if other else .005, headwidth=3, headlength=4, zorder=3)
+        ax.plot([], [], ls='', marker=r'$\rightarrow$', ms=9, color=c, label=f'teacher adds, × {grow:.2g}')
     ax.set_aspect('equal', 'datalim')
-    ax.legend(frameon=False, fontsize=7)
+    ax.legend(frameon=False, fontsize=7, labelspacing=.2)
     return share, grow
 
 # %% ../nbs/22c_figures.ipynb #539e5e78
@@ -91,7 +92,7 @@ def plot_divergence_history(
     fig, axs = panels(len(tasks), len(tasks), 2.9, 2.4, sharey=True)
     for ax, t, m in zip(axs, tasks, M):
         im = ax.imshow(m, cmap='viridis', norm=norm, aspect='auto', extent=(log[0]['update']-.5, log[-1]['update']+.5, len(steps)-.5, -.5))
-        ax.set(title=t, xlabel='update')
+        count_ticks(ax, title=t, xlabel='update')
     axs[0].set(ylabel='step of the walk', yticks=range(0, len(steps), max(1, len(steps)//5)))
     fig.colorbar(im, ax=axs, label='KL (nats)')
     return fig, axs

@@ -299,7 +299,7 @@ def walk_figure(
     plot_walk(left, own, other=other, n=n)
     share, grow = plot_walk(right, own, moves(own, fields[1], cond), n=n)
     return figure_html(figure_uri(fig), f'Walks of student and teacher to the prompt {prompt}; arrows from the student towards where the teacher would step.',
-                       f'{prompt}: {n} walks of {len(kernels)} steps ({o.solver}). Right: what the teacher would add, {grow:.3g} times as long. The plane holds {share:.0%} of the variance of the states.')
+                       f'{prompt}: {n} walks of {len(kernels)} steps as in training ({o.solver}). Arrows: what the teacher would add, {grow:.3g} times as long. The plane holds {share:.0%} of the variance of the states.')
 
 # %% ../nbs/23b_page.ipynb #b00c0004
 def walked(
@@ -310,8 +310,9 @@ def walked(
     seed = r.evaluation.seed
     for task, t in r.tasks.items():
         prompt, models = prompt_source(t.prompts)(0, seed, 'test'), cast.of(task)
-        yield figure_html(figure_uri(plot_film(cast.bb, models, prompt, seed, min(10, r.evaluation.steps))[0]), f'Films of {", ".join(models)} for the prompt {prompt}: the picture that each step implies.',
-                          f'{task}: {prompt}, step by step along the ODE, from one noise.')
+        n = min(10, r.evaluation.steps)
+        yield figure_html(figure_uri(plot_film(cast.bb, models, prompt, seed, n)[0]), f'Films of {", ".join(models)} for the prompt {prompt}: the picture that each step implies.',
+                          f'{task}: {prompt}, {n} steps of the ODE from one noise.')
         if 'teacher' in models: yield walk_figure(cast.bb, r, models, prompt)
 
 # %% ../nbs/23b_page.ipynb #6e0c0021

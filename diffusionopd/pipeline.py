@@ -41,7 +41,7 @@ def check_captions(
     for c in captions:
         refuse(not isinstance(c, str), f'a caption is a text, not {c!r}')
         odd = [w for w in c.split() if w not in known and not (w.isascii() and w.isdigit())]
-        if odd: refuse(True, f'the embedded model does not know the word {odd[0]!r} in {c!r}: {nearest(odd[0], known)}')
+        if odd: refuse(True, f'the embedded model does not know the word {odd[0]!r} in {c!r}: {nearest(odd[0], known, .75)}')
         n = sum(len(w) if w.isdigit() else 1 for w in c.split())
         refuse(n > MAX_LENGTH-2, f'the prompt {c!r} has {n} words and digits, and the embedded model reads {MAX_LENGTH-2}')
 

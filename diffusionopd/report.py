@@ -20,7 +20,7 @@ from .adapters import jsonable
 from .backbones import Backbone
 from .errors import refuse
 from .evaluate import paint
-from .show import colours, heatmap, panels, savefig, show_images
+from .show import colours, count_ticks, heatmap, panels, savefig, show_images
 
 # %% ../nbs/22_report.ipynb #73c61e13
 def append(
@@ -98,7 +98,7 @@ def plot_scores(
         ax.plot(x, y, '.-', color=c, label=task)
         ax.fill_between(x, low, high, color=c, alpha=.15, lw=0)
         for level, style in zip((levels or {}).get(task, ()), (':', '--')): ax.axhline(level, color=c, lw=.8, ls=style)
-    ax.set(xlabel='update', ylabel='score')
+    count_ticks(ax, xlabel='update', ylabel='score')
     if all(0 <= s['score'] <= 1 for s in scores): ax.set_ylim(0, 1.02)
     ax.legend(frameon=False, fontsize=8)
 
@@ -116,7 +116,7 @@ def plot_gap(
         half = int(share*len(y)/2)
         ax.plot(x, y, color=c, alpha=.4, lw=.6)
         ax.plot(x, [np.mean(y[max(0, i-half):i+half+1]) for i in range(len(y))], color=c, label=task)
-    ax.set(xlabel='update', ylabel='squared distance to teacher', yscale='log')
+    count_ticks(ax, xlabel='update', ylabel='squared distance to teacher', yscale='log')
     ax.legend(frameon=False, fontsize=8)
 
 # %% ../nbs/22_report.ipynb #56640313
@@ -226,7 +226,7 @@ def plot_fixed(
     for task, c in colours(list(dict.fromkeys(r['task'] for r in fixed))).items():
         rows = [r for r in fixed if r['task'] == task]
         ax.plot([r['update'] for r in rows], [sum(r['kl'][:-1] or r['kl']) for r in rows], '.-', color=c, label=task)
-    ax.set(xlabel='update', ylabel='KL at fixed states (nats)', yscale='log')
+    count_ticks(ax, xlabel='update', ylabel='KL at fixed states (nats)', yscale='log')
     ax.legend(frameon=False, fontsize=8)
 
 # %% ../nbs/22_report.ipynb #b765bb48

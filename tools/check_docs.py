@@ -113,7 +113,7 @@ def mute(site):
     "Figures without a description."
     for page in site.values():
         for src, alt in page.alts:
-            if len(alt.split()) < 4: yield page, f'{page.where[src]}: {src[:60]} has no alt text to speak of: {alt!r}'
+            if len(alt.split()) < 8: yield page, f'{page.where[src]}: {src[:60]} has no alt text to speak of: {alt!r}'
 
 def heavy(site, most=HEAVIEST):
     "Pages that are slow to fetch."
