@@ -1,7 +1,7 @@
 """Why are the students as they are? Probes of those that a comparison left, on the embedded world; what is done is in the folder and is not done again.
 
     diffusionopd compare recipes/suites/paper.yaml
-    python benchmarks/probes.py --suite runs/paper --arms opd_ode off_policy --json diffusionopd/assets/probes.json > benchmarks/probes.md
+    python benchmarks/probes.py --suite runs/paper --arms opd_ode-0 off_policy-0 cascade_kl-0 --json diffusionopd/assets/probes.json > benchmarks/probes.md
     python benchmarks/probes.py --adapters mine=runs/mine/student --only exam --out runs/probes-mine
     python benchmarks/probes.py --show --json diffusionopd/assets/probes.json > benchmarks/probes.md    # tell what is stored
 
@@ -306,7 +306,7 @@ def run(a):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--suite', help='the folder of a comparison, with the weights of its students')
-    p.add_argument('--arms', nargs='+', help="which of its arms; all, if this is not given")
+    p.add_argument('--arms', nargs='+', help="which of its arms, or of its runs (ARM-SEED); all, if this is not given")
     p.add_argument('--adapters', nargs='+', default=[], metavar='NAME=FOLDER', help='other students')
     p.add_argument('--reference', default='opd_ode-0', help='the student that the others are compared with; the first by name, if it is not there')
     p.add_argument('--out', type=Path, default=ROOT/'benchmarks'/'results'/'probes', help='folder of the records')

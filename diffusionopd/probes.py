@@ -313,12 +313,12 @@ def kept_gain(
 # %% ../nbs/24i_probes.ipynb #c7f0e370
 def students_of(
     suite,     # the folder of a comparison
-    arms=None, # names of arms; None: all
+    arms=None, # names of arms, or of runs (`arm-seed`); None: all
 )->dict:       # `arm-seed` -> folder of its adapter
     "The students that a comparison left. Raises `Refusal` where there are none, or an arm has none."
     runs = sorted(p.parent.parent.parent for p in Path(suite).expanduser().glob(f'runs/*/run/student/{PEFT_FILE}') if (p.parent.parent.parent/'done.json').is_file())
     refuse(not runs, f'{suite} holds no student of a complete run: name the folder that `diffusionopd compare` wrote, with its weights')
-    out = {r.name: r/'run'/'student' for r in runs}
-    there = sorted({n.rpartition('-')[0] for n in out})
+    names = {r.name: {r.name, r.name.rpartition('-')[0]} for r in runs}
+    there = sorted(set().union(*names.values()))
     for a in arms or (): refuse(a not in there, f'{suite} has no student of the arm {a!r}: {nearest(a, there)}')
-    return {n: f for n, f in out.items() if not arms or n.rpartition('-')[0] in arms}
+    return {r.name: r/'run'/'student' for r in runs if not arms or names[r.name] & {*arms}}
