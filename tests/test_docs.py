@@ -189,11 +189,14 @@ def test_a_build_checks_itself(repo, tmp_path):
     assert run.returncode == 1 and f'1 page in {tmp_path/"_docs"}' in run.stdout and 'under "Here"' in run.stdout and '#nowhere: no such anchor' in run.stdout
     assert build('--unchecked').returncode == 0
 
-def test_a_figure_can_be_missing(site, repo):
-    "A page without one of its notebook's pictures is noticed, and so is a notebook without a page."
-    found = lambda pages: {what for _, what in check_docs.missing(pages, site, repo/'nbs')}
+def test_a_figure_can_be_missing(site, repo, tmp_path):
+    "A page without one of its notebook's pictures is noticed, and so are a notebook without a page and a caption without a picture."
+    found = lambda pages, nbs=repo/'nbs': {what for _, what in check_docs.missing(pages, site, nbs)}
     there = check_docs.pages(site)
     page = there[(site/'paths.html').resolve()]
     page.alts.pop()
     assert found(there) == {f'has {len(page.alts)+1} pictures and its page {len(page.alts)}'}
     assert found({}) == {'has no page'}
+    bare = dict(cell_type='code', id='bare', metadata={}, execution_count=None, outputs=[], source='#| fig-cap: "A picture"\npass')
+    (tmp_path/'a.ipynb').write_text(json.dumps(dict(cells=[bare], metadata={}, nbformat=4, nbformat_minor=5)))
+    assert found({}, tmp_path) == {'has no page', 'cell bare has a caption and no picture'}

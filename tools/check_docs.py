@@ -137,6 +137,10 @@ def shown(cell):
     gone = 'hide' in d or d.get('include:') == ['false'] or d.get('output:') == ['false']
     return 0 if gone else sum(bool(picture(o.get('data', {}))) for o in cell.get('outputs', []))
 
+def pictured(cell):
+    "Does a cell hold a picture?"
+    return any(picture(o.get('data', {})) for o in cell.get('outputs', []))
+
 def missing(site, docs, nbs):
     "Notebooks without a page, and pages without all the pictures of their notebook."
     for nb in sorted(nbs.rglob('*.ipynb')):
@@ -146,6 +150,8 @@ def missing(site, docs, nbs):
         there, due = len(page.alts) if page else 0, sum(shown(c) for c in read_nb(nb).cells if c.cell_type == 'code')
         if page is None: yield nb, 'has no page'
         elif there < due: yield nb, f'has {due} pictures and its page {there}'
+        for c in read_nb(nb).cells:
+            if c.cell_type == 'code' and 'fig-cap:' in extract_directives(c, remove=False) and not pictured(c): yield nb, f'cell {c.id} has a caption and no picture'
 
 def problems(site, docs, nbs):
     "Everything that is wrong, a line each."
