@@ -12,7 +12,7 @@ sources := $(shell find diffusionopd -not -path '*/__pycache__*')
 say := @printf '\n== %s\n'
 
 .NOTPARALLEL:
-.PHONY: help demo test sync check notebooks docs clean
+.PHONY: help demo paper test sync check notebooks docs clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -22,6 +22,10 @@ demo: export words = With make: go on with a stopped demo by `make demo OUT=$(OU
 demo: $(VENV)/.runtime $(VENV)/.package ## distil three specialists into one student; results in OUT
 	$(say) 'Running diffusionopd demo (minutes on two cores); results go to $(OUT)'
 	@$(bin)/diffusionopd demo --out $(OUT) $(ARGS) || { code=$$?; echo "$$words" >&2; exit $$code; }
+
+paper: $(VENV)/.with-$(EXTRAS) $(VENV)/.package ## the paper's comparison and the ablations, some six hours on two cores; goes on where it was stopped
+	$(say) 'Running recipes/suites/paper.yaml and ablations.yaml; stop at will, the same command goes on'
+	@for suite in paper ablations; do $(bin)/diffusionopd compare recipes/suites/$$suite.yaml $(ARGS) || exit $$?; done
 
 test: $(VENV)/.with-$(EXTRAS) $(VENV)/.package ## run every notebook and all tests on the package as installed
 	$(say) 'Running all notebooks and tests'
