@@ -148,7 +148,7 @@ console.log(JSON.stringify(wrong))'''
 WRONG = {
     'no.html is not there': '<a href="no.html">there</a>',
     'no such anchor': '<a href="#nowhere">here</a>',
-    'x.svg is not there': '<img src="x.svg" alt="a picture that is not there">',
+    'x.svg is not there': '<img src="x.svg" alt="a picture of which the file is not there">',
     'no alt text': '<img src="data:image/png;base64," alt="figure">',
     'formula is not marked': '<p>where $x_0$ is data</p>',
     "formula is not marked as one: '\\\\mu'": r'<p>where \mu_S is small</p>',
