@@ -10,7 +10,7 @@ exam      base, specialists and students on every task, on the wording that nobo
 gradient  cosines between the tasks' gradients along distillation (own walks, own teachers) and along joint reinforcement (DiffusionNFT)
 plateau   the specialists of the package, trained on by their own recipe: does the score still rise?
 early     the text specialist from scratch, kept on the way; a student of each; what the student gets against what the teacher had
-small     a transformer of an eighth of the parameters, pre-trained here (some seven minutes of an idle core), as the student of the large specialists
+small     a transformer of an eighth of the parameters, pre-trained here (some fifteen minutes of an idle core), as the student of the large specialists
 Weights that probes make go to --work, and may be deleted afterwards. About an hour of an idle core in all, with two students."""
 import argparse, os, shlex, sys
 from itertools import islice
@@ -244,7 +244,7 @@ def told(a):
                     for r in sorted(of('early').values(), key=lambda r: r['settings']['rounds'])]
     out['small'] = [dict({k: r['settings'][k] for k in ('base', 'updates', 'layers', 'heads', 'lr')}, parameters=r['result']['parameters'],
                          **{w: {t: {f: interval(v[f], labels(t, r['settings']['n'])) for f in ('reward', 'judge', 'content')} for t, v in r['result'][key].items()} for w, key in (('before', 'base'), ('after', 'student'))})
-                    for r in of('small').values()]
+                    for r in sorted(of('small').values(), key=lambda r: r['settings']['base'])]
     return out
 
 def report(d):
@@ -322,8 +322,8 @@ def main():
     p.add_argument('--more', type=int, default=30, help='rounds after the plateau')
     p.add_argument('--early', type=int, nargs='+', default=[15, 30, 60], help='rounds after which the text specialist is kept')
     p.add_argument('--short', type=int, default=160, help='updates of the students of early teachers')
-    p.add_argument('--small', type=int, default=6000, help='updates of the small base')
-    p.add_argument('--tiny', type=int, default=480, help='updates of the small student')
+    p.add_argument('--small', type=int, default=20_000, help='updates of the small base')
+    p.add_argument('--tiny', type=int, default=960, help='updates of the small student')
     try: run(p.parse_args())
     except Refusal as e:
         print(f'Error: {e}', file=sys.stderr)
