@@ -244,7 +244,7 @@ def test_folder_without_permission(refuses, tmp_path):
 
 @pytest.mark.parametrize('args, words', [
     (('sample', 'paint 47 red'), ["'paint'"]),
-    (('sample', 'write 47 rad'), ["'rad'", "'red'"]),
+    (('sample', 'write 47 rad'), ["'rad'", 'choose one of', 'red']),
     (('sample', ' '), 'empty prompt'),
     (('sample', 'write 47 red', '--out', 'a.jpg'), ['.png', "'a.jpg'"]),
     (('sample', 'write 47 red', '-a', 'nowhere'), "'nowhere'"),
