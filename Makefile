@@ -23,7 +23,7 @@ demo: $(VENV)/.runtime $(VENV)/.package ## distil three specialists into one stu
 	$(say) 'Running diffusionopd demo (minutes on two cores); results go to $(OUT)'
 	@$(bin)/diffusionopd demo --out $(OUT) $(ARGS) || { code=$$?; echo "$$words" >&2; exit $$code; }
 
-paper: $(VENV)/.with-$(EXTRAS) $(VENV)/.package ## the paper's comparison and the ablations, some six hours on two cores; goes on where it was stopped
+paper: $(VENV)/.with-$(EXTRAS) $(VENV)/.package ## the paper's comparison and the ablations, five to six hours on two cores; goes on where it was stopped
 	$(say) 'Running recipes/suites/paper.yaml and ablations.yaml; stop at will, the same command goes on'
 	@for suite in paper ablations; do $(bin)/diffusionopd compare recipes/suites/$$suite.yaml $(ARGS) || exit $$?; done
 
