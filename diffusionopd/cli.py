@@ -17,7 +17,7 @@ __all__ = ['app', 'console', 'Version', 'RecipeFile', 'BaseFile', 'Prompts', 'Ki
            'said_scores', 'write_scores', 'write_grid', 'scored', 'examined', 'examined_run', 'fixed_table',
            'written_to', 'evaluate_command', 'watch_page', 'report_command', 'watch_comparison', 'compare_command',
            'export_command', 'plan_command', 'guidance_of', 'recipe_for', 'heading', 'init_command', 'quieten',
-           'spin_briefly', 'usage', 'main']
+           'spin_briefly', 'usage', 'go', 'main']
 
 # %% ../nbs/25_cli.ipynb #dcb633d0
 import json, os, shlex, sys
@@ -868,6 +868,13 @@ def usage(
     at = f'; see {e.ctx.command_path} --help' if getattr(e, 'ctx', None) else ''
     return ' '.join(e.format_message().split()).rstrip('.')+at
 
+def go(
+    code:int, # exit code
+):
+    "End a process whose companions end too."
+    if several() and 'diffusionopd.parallel' in sys.modules: sys.modules['diffusionopd.parallel'].leave_group()
+    sys.exit(code)
+
 def main():
     "Run the command line: refusals are one sentence and exit code 2, a stop is 130 or 143."
     quieten()
@@ -884,9 +891,9 @@ def main():
         if not sentence and not stopped: raise
         once = stopped or sys.argv[1] in ALONE or type(e).__name__ == 'Shared' or not isinstance(e, Refusal)
         if speaks() or not once: say(f'Stopped by {e}' if stopped else f'Error: {sentence}', 'yellow' if stopped else 'red')
-        sys.exit(e.code if stopped else 2)
+        go(e.code) if stopped else sys.exit(2)
     if code == 130 and speaks(): say('Stopped.', 'yellow')
-    sys.exit(code)
+    go(code)
 
 # %% ../nbs/25_cli.ipynb #c6a1b2d3
 ALONE = (*ALONE, 'compare')
