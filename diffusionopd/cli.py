@@ -875,6 +875,7 @@ def go(
     if several() and 'diffusionopd.parallel' in sys.modules: sys.modules['diffusionopd.parallel'].leave_group()
     sys.exit(code)
 
+# %% ../nbs/25_cli.ipynb #2e96f6db
 def main():
     "Run the command line: refusals are one sentence and exit code 2, a stop is 130 or 143."
     quieten()
