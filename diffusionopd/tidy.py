@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'write_tidy', 'read_tidy', 'levels', 'levels_by', 'share', 'gains', 'pooled', 'samples', 'fewer',
-           'gain_interval', 'paired', 'welch', 'work_of', 'curve', 'step_within', 'plot_quality', 'plot_shares',
-           'draw_comparison', 'ci', 'result_table', 'test_table']
+           'gain_interval', 'paired', 'student_p', 'welch', 'work_of', 'curve', 'step_within', 'plot_quality',
+           'plot_shares', 'draw_comparison', 'ci', 'result_table', 'test_table']
 
 # %% ../nbs/24f_tidy.ipynb #2e5e0228
 import csv, io, json, math, re
@@ -159,19 +159,25 @@ def paired(
     return dict(difference=float(d), low=float(low), high=float(high), p=float((1+(flipped >= abs(d)-1e-12).sum())/(flips+1)))
 
 # %% ../nbs/24f_tidy.ipynb #dead2bc2
+def student_p(
+    t:float,  # a mean over its standard error
+    nu:float, # degrees of freedom, above 0
+)->float:     # p, two-sided
+    "Student's $t$. Put $t = \\sqrt{\\nu}\\tan\\alpha$, and its density becomes $\\cos^{\\nu-1}\\alpha$, which is summed."
+    angle = np.linspace(0, math.pi/2, 20001)
+    density = np.cos(angle)**(nu-1)
+    return float(density[angle >= math.atan(abs(t)/math.sqrt(nu))].sum()/density.sum())
+
 def welch(
     a:Sequence, # a number of one method, one a seed
     b:Sequence, # the same of another
 )->float:       # p, two-sided; NaN with fewer than two seeds of either
-    "Could two methods have the same mean? Student's $t$ with Welch's degrees of freedom; $t = \\sqrt{\\nu}\\tan\\alpha$ turns its density into $\\cos^{\\nu-1}\\alpha$, which is summed."
+    "Could two methods have the same mean? Student's $t$ with Welch's degrees of freedom."
     if min(len(a), len(b)) < 2: return math.nan
     v = [np.var(x, ddof=1)/len(x) for x in (a, b)]
     d = abs(np.mean(a)-np.mean(b))
     if sum(v) == 0: return float(d == 0)
-    nu = sum(v)**2/sum(w**2/(len(x)-1) for w, x in zip(v, (a, b)))
-    angle = np.linspace(0, math.pi/2, 20001)
-    density = np.cos(angle)**(nu-1)
-    return float(density[angle >= math.atan(d/math.sqrt(nu*sum(v)))].sum()/density.sum())
+    return student_p(d/math.sqrt(sum(v)), sum(v)**2/sum(w**2/(len(x)-1) for w, x in zip(v, (a, b))))
 
 # %% ../nbs/24f_tidy.ipynb #ae788a63
 def work_of(
@@ -241,12 +247,13 @@ def plot_shares(
     names:Sequence,   # methods to draw, the first one on top
     field:str='judge', # which number
     low:float=-1.,    # where the axis ends: what is further left is drawn at this edge
+    full:str='mean',  # what full dots are, `mean` or `pooled`
 ):
-    "Shares of gain with their intervals: full dots for the mean over tasks, rings for the worst task."
-    for kind, shift, face in (('mean', -.12, 'C0'), ('worst', .12, 'white')):
+    "Shares of gain with their intervals: full dots for the mean over tasks or all gains together, rings for the worst task."
+    for kind, shift, face in ((full, -.12, 'C0'), ('worst', .12, 'white')):
         v = np.array([intervals[m][field][kind] for m in names], dtype=float)
         x, y = np.maximum(v[:, 0], low), np.arange(len(names))+shift
-        ax.errorbar(x, y, xerr=np.abs(np.clip(v[:, 1:], low, None).T-x), fmt='o', color='C0', mfc=face, ms=4, lw=1, label=dict(mean='mean of tasks', worst='worst task')[kind])
+        ax.errorbar(x, y, xerr=np.abs(np.clip(v[:, 1:], low, None).T-x), fmt='o', color='C0', mfc=face, ms=4, lw=1, label=dict(mean='mean of tasks', pooled='all gains pooled', worst='worst task')[kind])
     for at in (0, 1): ax.axvline(at, color='0.6', lw=.6, zorder=0)
     ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names)-.5, -.5), xlabel=f"share of the specialists' gain, by {field}")
 
