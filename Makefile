@@ -12,7 +12,7 @@ sources := $(shell find diffusionopd -not -path '*/__pycache__*')
 say := @printf '\n== %s\n'
 
 .NOTPARALLEL:
-.PHONY: help demo paper test sync check notebooks docs clean
+.PHONY: help demo paper tuning test sync check notebooks docs clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,10 @@ demo: $(VENV)/.runtime $(VENV)/.package ## distil three specialists into one stu
 paper: $(VENV)/.with-$(EXTRAS) $(VENV)/.package ## the paper's comparison and the ablations, five to six hours on two cores; goes on where it was stopped
 	$(say) 'Running recipes/suites/paper.yaml and ablations.yaml; stop at will, the same command goes on'
 	@for suite in paper ablations; do $(bin)/diffusionopd compare recipes/suites/$$suite.yaml $(ARGS) || exit $$?; done
+
+tuning: $(VENV)/.with-$(EXTRAS) $(VENV)/.package ## the suites that chose the settings of those two, about two hours on two cores; goes on where it was stopped
+	$(say) 'Running recipes/suites/tuning.yaml, long.yaml, long_joint.yaml and long_ppo.yaml; stop at will, the same command goes on'
+	@for suite in tuning long long_joint long_ppo; do $(bin)/diffusionopd compare recipes/suites/$$suite.yaml $(ARGS) || exit $$?; done
 
 test: $(VENV)/.with-$(EXTRAS) $(VENV)/.package ## run every notebook and all tests on the package as installed
 	$(say) 'Running all notebooks and tests'

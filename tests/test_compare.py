@@ -99,13 +99,13 @@ SUITES = ('reduced', 'paper', 'ablations', 'tuning', 'long', 'long_joint', 'long
 
 @pytest.mark.parametrize('name', SUITES)
 def test_shipped_suites(name, repo, monkeypatch):
-    "Each is understood, and fits: less than five hours on two cores for the largest, at two milliseconds a pass."
+    "Each is understood, and fits: so many minutes of one core, at two milliseconds a pass, which is slow."
     pytest.importorskip('tesserocr')
     suite = load_suite(repo/'recipes'/'suites'/f'{name}.yaml')
     planned, q = check_suite(suite), suite.evaluation
     asked = (len(suite.tasks)+len(q.untaught))*q.steps*(q.n+q.along*(suite.points-1))
     minutes = .002/60*sum(c.passes+asked for c in planned.values())
-    assert minutes < dict(reduced=15, paper=620, ablations=190, tuning=60, long=60, long_joint=75, long_ppo=30)[name] and suite.threads == 1
+    assert minutes < dict(reduced=15, paper=620, ablations=225, tuning=60, long=60, long_joint=75, long_ppo=30)[name] and suite.threads == 1
     if name == 'paper': # joint runs and cascades stand at the sum of what distillation and its teachers take
         total = planned['opd_ode', 0].passes+sum(taught_cost(g.teacher).passes for g in suite.tasks.values())
         assert {c.passes for (a, s), c in planned.items() if a in ('joint_nft', 'joint_kl', 'joint_grpo', 'joint_guard', 'cascade')} == {total}
