@@ -2,14 +2,14 @@
 
     SCREENSHOTS=folder pytest tests/test_browser.py    keeps pictures of what was seen
 """
-import io, json, os, shutil, socket, subprocess, sys, threading, time
+import io, json, os, re, shutil, socket, subprocess, sys, threading, time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-import numpy as np, pytest
+import numpy as np, pytest, yaml
 from PIL import Image
 
 selenium = pytest.importorskip('selenium', reason='selenium is not installed')
@@ -140,10 +140,20 @@ def test_keyboard_reaches_the_links(mode, browser, address):
     assert len({href for href, _ in there}) > 10 and any(href.endswith('.html') for href, _ in there)
     assert [(href, changed) for href, changed in there if changed < 1] == []
 
-PLACES = {  # page -> what the bar marks
-    'paths': 'Learn', 'matching': 'Learn', 'tutorials/add_reward': 'Tutorials', 'explore': 'Tutorials', 'howto/launch': 'How-to', 'howto/diffusers': 'How-to',
-    'explanations/probes': 'Results', 'trainer': 'Reference', 'cli': 'Reference', 'explanations/book': 'Promises', 'explanations/bibliography': 'About', 'changelog': 'About',
-}
+PAGES = ('paths', 'matching', 'tutorials/add_reward', 'explore', 'howto/launch', 'howto/diffusers', 'explanations/probes', 'trainer', 'cli', 'explanations/book',
+         'explanations/bibliography', 'changelog')
+
+def places(yml='_quarto.yml'):
+    "Page -> what the bar marks there: the word that leads to a page of the same part of the list."
+    web = yaml.safe_load(Path(yml).read_text(encoding='utf8'))['website']
+    inside = lambda p: [f for q in p['contents'] for f in inside(q)] if 'contents' in p else [p['href']] if isinstance(p, dict) else [p]
+    word = {b['href']: b['text'] for b in web['navbar']['left']}
+    name = lambda f: re.sub(r'\b\d+[a-z]*_', '', f).removesuffix('.ipynb').removesuffix('.md')
+    return {name(f): next(word[g] for g in part if g in word) for part in map(inside, web['sidebar']['contents'][1:]) for f in part}
+
+PLACES = places()
+
+def test_every_part_is_looked_at(): assert {PLACES[p] for p in PAGES} == {*PLACES.values()}
 
 def where(browser, list_shown=True):
     "What the bar marks, and whether the list of pages shows the one that is open."
@@ -152,7 +162,7 @@ def where(browser, list_shown=True):
         return [[...document.querySelectorAll(".navbar-nav .active[aria-current]")].map(e => e.textContent.trim()),
                 here.length == 1 && here[0].href == location.href && a.height > 0 && a.top >= b.top && a.bottom <= Math.min(b.bottom, innerHeight)]""")
 
-@pytest.mark.parametrize('page', PLACES)
+@pytest.mark.parametrize('page', PAGES)
 def test_where_a_reader_is(page, browser, address):
     "The list of pages comes to the page that is open, and the bar marks the part in which it lies, and looks so."
     browser.get(f'{address}/{page}.html')
