@@ -1,8 +1,8 @@
-"""The site in a real browser: Chromium without a window, driven by selenium. Skipped where either is missing.
+"""The site in a real browser: Chromium without a window, driven by selenium. Skipped where either is missing, unless REQUIRE names `browser` (needs.py).
 
     SCREENSHOTS=folder pytest tests/test_browser.py    keeps pictures of what was seen
 """
-import io, json, os, re, shutil, socket, subprocess, sys, threading, time
+import importlib.util, io, json, os, re, shutil, socket, subprocess, sys, threading, time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,7 +12,13 @@ from urllib.request import urlopen
 import numpy as np, pytest, yaml
 from PIL import Image
 
-selenium = pytest.importorskip('selenium', reason='selenium is not installed')
+from needs import need
+
+chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+chromedriver = shutil.which('chromedriver')
+need('browser', importlib.util.find_spec('selenium'), 'selenium is not installed')
+need('browser', chromium and chromedriver, 'chromium and chromedriver are not installed')
+
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
@@ -21,10 +27,6 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 sys.path.insert(0, 'tools')
 import check_docs
-
-chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-chromedriver = shutil.which('chromedriver')
-pytestmark = pytest.mark.skipif(not (chromium and chromedriver), reason='chromium and chromedriver are not installed')
 
 ALONE = ('--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update '
          '--disable-sync --disable-dev-shm-usage').split()
@@ -70,13 +72,14 @@ Promise.all([document.fonts.ready, ...pictures.map(i => i.decode().catch(e => e)
     blank: pictures.filter(i => !i.naturalWidth).map(i => i.src), small: Math.min(99, ...$("main td, main th").map(e => parseFloat(getComputedStyle(e).fontSize))), wide: document.documentElement.scrollWidth - innerWidth,
     scroll: ["main .sd-table", "main .quarto-figure, main .quarto-figure *, main .cell-output:has(img)", "main pre.sourceCode"].map(s => $(s).filter(e => e.scrollWidth > e.clientWidth + 1 &&
         /auto|scroll/.test(getComputedStyle(e).overflowX)).length),
+    over: $("main pre").filter(e => e.scrollWidth > e.clientWidth + 1).map(e => `${e.scrollWidth - e.clientWidth} pixels: ${e.textContent.trim().slice(0, 60)}`),
     fetched: performance.getEntriesByType("resource").map(e => e.name)}));
 '''
 
 FORMULAS = 1000 # that the pages have at least, all together: as many as are set may be all of none
 
 def test_pages(browser, address, site):
-    "Every page loads without a word in the console; formulas are set, pictures are there, tables are legible, and it is light with its fonts."
+    "Every page loads without a word in the console; formulas are set, pictures are there, tables are legible, no block of code or output is cut off, and it is light with its fonts."
     found, heaviest, formulas = [], 0, 0
     for file in sorted(site.rglob('*.html')):
         path = file.relative_to(site).as_posix()
@@ -89,6 +92,7 @@ def test_pages(browser, address, site):
         if page['blank']: found.append(f'{path}: {page["blank"]} do not show')
         if any(page['scroll'][:2]): found.append(f'{path}: {page["scroll"][0]} tables and {page["scroll"][1]} figures scroll')
         if page['wide'] > 0: found.append(f'{path}: {page["wide"]} pixels too wide')
+        found += [f'{path}: a block is wider than its box by {what}' for what in page['over']]
         away = [u for u in page['fetched'] if not u.startswith(address)]
         if away and (site/'site_libs'/'katex').is_dir(): found.append(f'{path}: fetches {away}')
         files = [site/u.removeprefix(address+'/') for u in page['fetched'] if u.startswith(address)]
@@ -273,7 +277,7 @@ def answers(url):
 @pytest.fixture
 def lab(tmp_path, browser):
     "The address of a JupyterLab of its own, which serves the folder `work`."
-    pytest.importorskip('jupyterlab', reason='jupyterlab is not installed')
+    need('lab', importlib.util.find_spec('jupyterlab'), 'jupyterlab is not installed')
     (tmp_path/'work').mkdir()
     port, own = free_port(), {f'JUPYTER_{k}_DIR': str(tmp_path/k) for k in ('CONFIG', 'DATA', 'RUNTIME')}
     with open(tmp_path/'log', 'w') as log:
