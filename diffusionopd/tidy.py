@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'write_tidy', 'read_tidy', 'levels', 'levels_by', 'share', 'gains', 'pooled', 'samples', 'fewer',
-           'gain_interval', 'paired', 'student_p', 'welch', 'work_of', 'curve', 'step_within', 'plot_quality',
-           'plot_shares', 'draw_comparison', 'ci', 'result_table', 'test_table']
+           'gain_interval', 'paired', 'student_p', 'welch', 'verdict', 'work_of', 'curve', 'step_within',
+           'plot_quality', 'plot_shares', 'draw_comparison', 'ci', 'result_table', 'test_table']
 
 # %% ../nbs/24f_tidy.ipynb #2e5e0228
 import csv, io, json, math, re
@@ -179,6 +179,15 @@ def welch(
     if sum(v) == 0: return float(d == 0)
     return student_p(d/math.sqrt(sum(v)), sum(v)**2/sum(w**2/(len(x)-1) for w, x in zip(v, (a, b))))
 
+# %% ../nbs/24f_tidy.ipynb #90d2eba3
+def verdict(
+    ahead:Sequence, # (difference, low, high)
+    p:float,        # of `welch`; NaN where there are too few seeds
+)->str:
+    "What two doubts leave of a difference: prompts and seeds together, and seeds alone."
+    if p >= .05 or ahead[1] <= 0 <= ahead[2]: return 'not told apart'
+    return 'ahead' if ahead[0] > 0 else 'behind'
+
 # %% ../nbs/24f_tidy.ipynb #ae788a63
 def work_of(
     r:dict,            # a record
@@ -292,18 +301,19 @@ def result_table(
     intervals:dict,    # method -> name of a number -> what `gain_interval` returns
     field:str='judge', # which number
 )->str:                # Markdown
-    "One line a method: scores, shares of gain, work."
+    "Two tables with a line for each method: scores and work, then shares of gain."
     last = [r for r in rows if r['final']]
-    tasks, lines = list(dict.fromkeys(r['task'] for r in last)), []
+    tasks, scores, shares = list(dict.fromkeys(r['task'] for r in last)), [], []
     for m in dict.fromkeys(r['method'] for r in last):
         mine = [r for r in last if r['method'] == m]
         cells = [f'{np.mean([r[field] for r in mine if r["task"] == t]):.3f}' if any(r['task'] == t for r in mine) else '–' for t in tasks]
-        r, got = mine[0], intervals.get(m, {})
-        work = [np.mean([work_of(x, clock) for x in mine]) for clock in ('stage', 'critical', 'sum')]
-        lines.append([m, len({r['seed'] for r in mine}), *cells, *(ci(got.get(k, {}).get(v)) for k in ('reward', 'judge') for v in ('mean', 'worst')), *(f'{v/1e6:.2f}' for v in work), f'{np.mean([x["reward_calls"] for x in mine]):,.0f}',
-                      '–' if work[0] and not r['seconds'] else f'{np.mean([r["seconds"] for r in mine]):.0f}'])
+        work, got = [np.mean([work_of(x, clock) for x in mine]) for clock in ('stage', 'critical', 'sum')], intervals.get(m, {})
+        scores.append([m, len({r['seed'] for r in mine}), *cells, *(f'{v/1e6:.2f}' for v in work), f'{np.mean([x["reward_calls"] for x in mine]):,.0f}', '–' if work[0] and not mine[0]['seconds'] else f'{np.mean([r["seconds"] for r in mine]):.0f}'])
+        if got: shares.append([m, *(ci(got.get(k, {}).get(v)) for k in ('reward', 'judge') for v in ('mean', 'worst'))])
     untaught = {r['task'] for r in last if not r['taught']}
-    return markdown(['method', 'seeds', *(f'{t} (untaught)' if t in untaught else t for t in tasks), 'mean share of gain, by reward', 'worst task', 'mean share, by judge', 'worst task', 'Mpasses alone', 'critical path', 'sum', 'reward calls alone', 'seconds alone'], lines)
+    tables = [markdown(['method', 'seeds', *(f'{t} (untaught)' if t in untaught else t for t in tasks), 'Mpasses alone', 'critical path', 'sum', 'reward calls', 'seconds'], scores),
+              markdown(['share of gain', 'mean, by reward', 'worst task', 'mean, by judge', 'worst task'], shares)]
+    return '\n\n'.join(tables[:1+bool(shares)])
 
 # %% ../nbs/24f_tidy.ipynb #d39d5279
 def test_table(
