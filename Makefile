@@ -46,7 +46,7 @@ notebooks: sync ## run notebooks and keep their outputs; some of them with ARGS=
 	@$(bin)/python tools/run_nbs.py $(ARGS)
 	@$(bin)/python tools/readme.py
 
-docs: $(VENV)/.with-$(EXTRAS) $(VENV)/.package ## build the site in _docs/ and check it
+docs: $(VENV)/.with-$(EXTRAS) $(VENV)/.package ## build the site in _docs/, by Quarto where it is installed, and check it
 	@$(bin)/python tools/docs.py $(ARGS)
 
 clean: ## remove the virtual environment and everything built

@@ -1,18 +1,24 @@
-"""The site in a real browser: Chromium without a window, driven by selenium. Skipped where either is missing.
+"""The site in a real browser: Chromium without a window, driven by selenium. Skipped where either is missing, unless REQUIRE names `browser` (needs.py).
 
     SCREENSHOTS=folder pytest tests/test_browser.py    keeps pictures of what was seen
 """
-import io, json, os, shutil, socket, subprocess, sys, threading, time
+import importlib.util, io, json, os, re, shutil, socket, subprocess, sys, threading, time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-import numpy as np, pytest
+import numpy as np, pytest, yaml
 from PIL import Image
 
-selenium = pytest.importorskip('selenium', reason='selenium is not installed')
+from needs import need
+
+chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+chromedriver = shutil.which('chromedriver')
+need('browser', importlib.util.find_spec('selenium'), 'selenium is not installed')
+need('browser', chromium and chromedriver, 'chromium and chromedriver are not installed')
+
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
@@ -21,10 +27,6 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 sys.path.insert(0, 'tools')
 import check_docs
-
-chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-chromedriver = shutil.which('chromedriver')
-pytestmark = pytest.mark.skipif(not (chromium and chromedriver), reason='chromium and chromedriver are not installed')
 
 ALONE = ('--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update '
          '--disable-sync --disable-dev-shm-usage').split()
@@ -70,13 +72,14 @@ Promise.all([document.fonts.ready, ...pictures.map(i => i.decode().catch(e => e)
     blank: pictures.filter(i => !i.naturalWidth).map(i => i.src), small: Math.min(99, ...$("main td, main th").map(e => parseFloat(getComputedStyle(e).fontSize))), wide: document.documentElement.scrollWidth - innerWidth,
     scroll: ["main .sd-table", "main .quarto-figure, main .quarto-figure *, main .cell-output:has(img)", "main pre.sourceCode"].map(s => $(s).filter(e => e.scrollWidth > e.clientWidth + 1 &&
         /auto|scroll/.test(getComputedStyle(e).overflowX)).length),
+    over: $("main pre").filter(e => e.scrollWidth > e.clientWidth + 1).map(e => `${e.scrollWidth - e.clientWidth} pixels: ${e.textContent.trim().slice(0, 60)}`),
     fetched: performance.getEntriesByType("resource").map(e => e.name)}));
 '''
 
 FORMULAS = 1000 # that the pages have at least, all together: as many as are set may be all of none
 
 def test_pages(browser, address, site):
-    "Every page loads without a word in the console; formulas are set, pictures are there, tables are legible, and it is light with its fonts."
+    "Every page loads without a word in the console; formulas are set, pictures are there, tables are legible, no block of code or output is cut off, and it is light with its fonts."
     found, heaviest, formulas = [], 0, 0
     for file in sorted(site.rglob('*.html')):
         path = file.relative_to(site).as_posix()
@@ -89,6 +92,7 @@ def test_pages(browser, address, site):
         if page['blank']: found.append(f'{path}: {page["blank"]} do not show')
         if any(page['scroll'][:2]): found.append(f'{path}: {page["scroll"][0]} tables and {page["scroll"][1]} figures scroll')
         if page['wide'] > 0: found.append(f'{path}: {page["wide"]} pixels too wide')
+        found += [f'{path}: a block is wider than its box by {what}' for what in page['over']]
         away = [u for u in page['fetched'] if not u.startswith(address)]
         if away and (site/'site_libs'/'katex').is_dir(): found.append(f'{path}: fetches {away}')
         files = [site/u.removeprefix(address+'/') for u in page['fetched'] if u.startswith(address)]
@@ -140,10 +144,20 @@ def test_keyboard_reaches_the_links(mode, browser, address):
     assert len({href for href, _ in there}) > 10 and any(href.endswith('.html') for href, _ in there)
     assert [(href, changed) for href, changed in there if changed < 1] == []
 
-PLACES = {  # page -> what the bar marks
-    'paths': 'Learn', 'matching': 'Learn', 'tutorials/add_reward': 'Tutorials', 'explore': 'Tutorials', 'howto/launch': 'How-to', 'howto/diffusers': 'How-to',
-    'explanations/probes': 'Results', 'trainer': 'Reference', 'cli': 'Reference', 'explanations/book': 'Promises', 'explanations/bibliography': 'About', 'changelog': 'About',
-}
+PAGES = ('paths', 'matching', 'tutorials/add_reward', 'explore', 'howto/launch', 'howto/diffusers', 'explanations/probes', 'trainer', 'cli', 'explanations/book',
+         'explanations/bibliography', 'changelog')
+
+def places(yml='_quarto.yml'):
+    "Page -> what the bar marks there: the word that leads to a page of the same part of the list."
+    web = yaml.safe_load(Path(yml).read_text(encoding='utf8'))['website']
+    inside = lambda p: [f for q in p['contents'] for f in inside(q)] if 'contents' in p else [p['href']] if isinstance(p, dict) else [p]
+    word = {b['href']: b['text'] for b in web['navbar']['left']}
+    name = lambda f: re.sub(r'\b\d+[a-z]*_', '', f).removesuffix('.ipynb').removesuffix('.md')
+    return {name(f): next(word[g] for g in part if g in word) for part in map(inside, web['sidebar']['contents'][1:]) for f in part}
+
+PLACES = places()
+
+def test_every_part_is_looked_at(): assert {PLACES[p] for p in PAGES} == {*PLACES.values()}
 
 def where(browser, list_shown=True):
     "What the bar marks, and whether the list of pages shows the one that is open."
@@ -152,7 +166,7 @@ def where(browser, list_shown=True):
         return [[...document.querySelectorAll(".navbar-nav .active[aria-current]")].map(e => e.textContent.trim()),
                 here.length == 1 && here[0].href == location.href && a.height > 0 && a.top >= b.top && a.bottom <= Math.min(b.bottom, innerHeight)]""")
 
-@pytest.mark.parametrize('page', PLACES)
+@pytest.mark.parametrize('page', PAGES)
 def test_where_a_reader_is(page, browser, address):
     "The list of pages comes to the page that is open, and the bar marks the part in which it lies, and looks so."
     browser.get(f'{address}/{page}.html')
@@ -263,7 +277,7 @@ def answers(url):
 @pytest.fixture
 def lab(tmp_path, browser):
     "The address of a JupyterLab of its own, which serves the folder `work`."
-    pytest.importorskip('jupyterlab', reason='jupyterlab is not installed')
+    need('lab', importlib.util.find_spec('jupyterlab'), 'jupyterlab is not installed')
     (tmp_path/'work').mkdir()
     port, own = free_port(), {f'JUPYTER_{k}_DIR': str(tmp_path/k) for k in ('CONFIG', 'DATA', 'RUNTIME')}
     with open(tmp_path/'log', 'w') as log:

@@ -10,6 +10,7 @@ from nbdev.doclinks import nbglob
 
 from diffusionopd.cli import app
 from diffusionopd.divergence import WEIGHTINGS
+from needs import need
 from shells import bash, path, shell
 
 sys.path.insert(0, 'tools')
@@ -135,7 +136,7 @@ def test_names_are_links(site):
 def test_formulas_are_read(pages, site):
     "KaTeX, which sets the formulas in a reader's browser, understands every one."
     katex = site/'site_libs'/'katex'/'katex.min.js'
-    if not (shutil.which('node') and katex.is_file()): pytest.skip('node and npm are needed to ask KaTeX')
+    need('node', shutil.which('node') and katex.is_file(), 'node and npm are needed to ask KaTeX')
     formulas = [(f'{p.path.name}, {place}', display, tex.strip()[2:-2]) for p in pages.values() for display, tex, place in p.math]
     asked = f'''
 const katex = require({json.dumps(str(katex))}), wrong = []
@@ -155,6 +156,7 @@ WRONG = {
     'nbs/no.ipynb is not there': '<a href="https://github.com/diffusionopd/diffusionopd/blob/main/nbs/no.ipynb">there</a>',
     'diffusionopd.github.io/diffusionopd/no.html is not there': '<a href="https://diffusionopd.github.io/diffusionopd/no.html">there</a>',
     'link is not marked': '<p>[there](page.html)</p>',
+    'an output holds a raw Markdown table': '<div class="cell-output cell-output-stdout"><pre><code>| a | b |\n|:--|--:|\n| 1 | 2 |\n</code></pre></div>',
     'are more than': '<script src="heavy.js"></script>',
 }
 
@@ -166,7 +168,7 @@ def test_the_site_can_be_wrong(what, tmp_path, capsys):
     docs, nbs = tmp_path/'docs', tmp_path/'nbs'
     docs.mkdir(); nbs.mkdir()
     (docs/'heavy.js').write_bytes(os.urandom(1_600_000))
-    page = lambda body: (docs/'page.html').write_text(f'<html><body id="top"><a href="#top">up</a><code>$x$</code>\n<h2>Some <em>part</em></h2>\n<p>$ 5\n</p>{body}</body></html>')
+    page = lambda body: (docs/'page.html').write_text(f'<html><body id="top"><a href="#top">up</a><code>$x$</code><pre><code>|:--|</code></pre>\n<h2>Some <em>part</em></h2>\n<p>$ 5\n</p>{body}</body></html>')
     page('')
     assert problems(docs, nbs) == [] and not check_docs.main(docs, nbs)
     page(WRONG[what])
@@ -174,6 +176,13 @@ def test_the_site_can_be_wrong(what, tmp_path, capsys):
     assert len(found) == 1 and what in found[0] and ('page.html: under "Some part", line 4: ' in found[0] or 'heavy' in WRONG[what])
     capsys.readouterr()
     assert check_docs.main(docs, nbs) and capsys.readouterr().out == found[0]+'\n'
+
+def test_links_that_leave_are_counted(tmp_path, capsys):
+    "Nobody fetches a link that leaves the site, and the report says how many there are; the repository's own do not leave."
+    (tmp_path/'page.html').write_text('<a href="https://arxiv.org/abs/1">a paper</a><a href="https://arxiv.org/abs/1">again</a><a href="#top">up</a><p id="top"></p>'
+                                      '<a href="https://github.com/diffusionopd/diffusionopd/blob/main/README.md">ours</a>')
+    assert check_docs.leaving(check_docs.pages(tmp_path), tmp_path) == 2*['https://arxiv.org/abs/1']
+    assert not check_docs.main(tmp_path, tmp_path) and '4 links (2 leave the site and were not fetched)' in capsys.readouterr().out
 
 def test_a_build_checks_itself(repo, tmp_path):
     "A site that is built with a broken link in it is a failure, unless nobody wants to know."

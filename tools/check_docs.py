@@ -1,8 +1,9 @@
-"""Tell what is wrong with the site in _docs/: broken links, raw formulas, figures that lack or say nothing, heavy pages.
+"""Tell what is wrong with the site in _docs/: broken links, raw formulas and tables, figures that lack or say nothing, heavy pages.
 
     python tools/check_docs.py    exit with 1 if anything is wrong; `make docs` builds the site and then does this
 
 Each fault is told with its page, the heading above it and the line of the page's HTML.
+Links that leave the site are counted and not fetched: another's server may be down, and the site no worse for it.
 A page weighs what its reader's browser fetches to show it: text compressed, as servers send it, and every figure.
 Fonts, of which a browser fetches the few it needs, are counted by tests/test_browser.py, which has a browser.
 """
@@ -24,6 +25,7 @@ link = re.compile(r'\]\([^)\s]+\)')
 HEADS = {f'h{i}' for i in range(1, 7)}
 SILENT = {'script', 'style', 'code', 'pre', 'svg'}  # what they hold is not prose
 VOID = {'area', 'base', 'br', 'col', 'embed', 'hr', 'img', 'input', 'link', 'meta', 'source', 'track', 'wbr'}
+table = re.compile(r'^\|(?:\s*:?-+:?\s*\|)+\s*$', re.M)  # the line under the head of one
 raw = re.compile(r'\$\$|(?<![\w\\])\$[^$\n]{1,80}\$(?!\d)|\\(?:begin|end|frac|tfrac|mathrm|mathbb|mathcal|lVert|operatorname|sqrt|sum|tag'
                  r'|alpha|beta|gamma|delta|varepsilon|epsilon|eta|theta|kappa|lambda|mu|nu|xi|pi|varrho|rho|sigma|tau|varphi|phi|chi|psi|omega|partial|nabla|cdot|times|leq|geq|approx)(?![a-z])')
 
@@ -37,6 +39,7 @@ class Page(HTMLParser):
     alts: list = field(default_factory=list)  # of figures: (source, text)
     math: list = field(default_factory=list)  # formulas: (is it displayed?, TeX, its place)
     prose: dict = field(default_factory=dict) # the text under each heading: [(line, text), ...]
+    tables: list = field(default_factory=list) # of Markdown, left raw in an output: their places
     where: dict = field(default_factory=dict) # address of a link or a file -> the place that first asks for it
     stack: list = field(default_factory=list) # open tags with their classes
     head: tuple = (0, '')                     # of the part that is read: its number and its words
@@ -72,6 +75,7 @@ class Page(HTMLParser):
     def handle_data(self, text):
         tags = {t for t, _ in self.stack}
         if tags & HEADS: self.head = (self.head[0], self.head[1]+text)
+        if 'pre' in tags and table.search(text) and any('cell-output' in kind.split() for _, kind in self.stack): self.tables.append(self.place())
         if any('math' in kind.split() for _, kind in self.stack): self.math[-1] = (self.math[-1][0], self.math[-1][1]+text, self.math[-1][2])
         elif not tags & SILENT: self.prose.setdefault(self.head[0], []).append((self.getpos()[0], text, self.head))
 
@@ -86,6 +90,10 @@ class Page(HTMLParser):
 def pages(docs):
     "Every page of the site, by its path."
     return {f.resolve(): Page(f) for f in sorted(docs.rglob('*.html'))}
+
+def leaving(site, docs=None):
+    "Links that leave the site and its repository, which nobody fetches here."
+    return [ref for page in site.values() for ref in page.links if page.at(ref, docs)[0] is None]
 
 def broken(site, docs=None):
     "Links, anchors and files that are not there, on the site and in its repository."
@@ -108,6 +116,11 @@ def untypeset(site):
                     i = bisect(starts, found.start())-1
                     line = pieces[i][0]+pieces[i][1][:found.start()-starts[i]].count('\n')
                     yield page, f'{page.place(line, pieces[i][2])}: a {what} is not marked as one: {found[0]!r}'
+
+def untabled(site):
+    "Tables of Markdown that an output prints, where a reader sees bars and dashes."
+    for page in site.values():
+        for place in page.tables: yield page, f'{place}: an output holds a raw Markdown table'
 
 def mute(site):
     "Figures without a description."
@@ -155,7 +168,7 @@ def missing(site, docs, nbs):
 
 def problems(site, docs, nbs):
     "Everything that is wrong, a line each."
-    for found in broken(site, docs), untypeset(site), mute(site), heavy(site), missing(site, docs, nbs):
+    for found in broken(site, docs), untypeset(site), untabled(site), mute(site), heavy(site), missing(site, docs, nbs):
         for page, what in found: yield f'{getattr(page, "path", page)}: {what}'
 
 def main(docs, nbs):
@@ -164,7 +177,7 @@ def main(docs, nbs):
     if not site: return print(f'there is no page in {docs}: make docs') or True
     found = [*problems(site, docs, nbs)]
     heaviest = max(site.values(), key=lambda p: weight(p)[0])
-    print('\n'.join(found) or f'{len(site)} pages, {sum(len(p.links) for p in site.values())} links, {sum(len(p.math) for p in site.values())} formulas, '
+    print('\n'.join(found) or f'{len(site)} pages, {sum(len(p.links) for p in site.values())} links ({len(leaving(site, docs))} leave the site and were not fetched), {sum(len(p.math) for p in site.values())} formulas, '
           f'{sum(len(p.alts) for p in site.values())} figures: nothing is wrong; heaviest {heaviest.path.name}: '
           f'{weight(heaviest)[0]/1e6:.2f} MB, {weight(heaviest)[1]/1e6:.2f} MB unpacked')
     return bool(found)

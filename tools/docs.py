@@ -3,7 +3,10 @@
     python tools/docs.py                exit with 1 if the site cannot be built, or if check_docs.py finds a fault in it
     python tools/docs.py --unchecked    build only
 
-nbdev's own `nbdev_docs` would install Quarto as root, so its processor is called here directly. What smalldocs lacks is
+With Quarto the command is the same, `make docs`; it leaves README.md alone. nbdev's own `nbdev_docs` is not called: it would
+install Quarto as root where it is missing, write nbs/nbdev.yml, leave out what is done here to links and sources, and write
+README.md anew by Quarto wherever that file is older than nbs/index.ipynb, which after `git clone` is chance (`make sync` writes
+ours again). So its processor is called here directly. What smalldocs lacks is
 done here: pages named as links name them, figures as files with their alt text, which open alone at a touch, no fonts of
 third parties, and KaTeX beside the pages where npm can fetch it (else the reader's browser takes it from a CDN), so that
 the site works offline.

@@ -30,7 +30,7 @@ def site():
     problems = [*check_docs.problems(pages, cfg.doc_path, cfg.nbs_path)]
     weights = [check_docs.weight(p)[0] for p in pages.values()]
     count = lambda name: sum(len(getattr(p, name)) for p in pages.values())
-    return dict(seconds=took, pages=len(pages), links=count('links'), broken=sum(1 for _ in check_docs.broken(pages, cfg.doc_path)), formulas=count('math'), figures=count('alts'),
+    return dict(seconds=took, pages=len(pages), links=count('links'), leaving=len(check_docs.leaving(pages, cfg.doc_path)), broken=sum(1 for _ in check_docs.broken(pages, cfg.doc_path)), formulas=count('math'), figures=count('alts'),
                 problems=len(problems), heaviest=max(weights), median=sorted(weights)[len(weights)//2])
 
 def browser():
