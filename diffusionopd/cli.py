@@ -17,7 +17,7 @@ __all__ = ['app', 'console', 'Version', 'RecipeFile', 'BaseFile', 'Prompts', 'Ki
            'said_scores', 'write_scores', 'write_grid', 'scored', 'examined', 'examined_run', 'fixed_table',
            'written_to', 'evaluate_command', 'watch_page', 'report_command', 'watch_comparison', 'compare_command',
            'export_command', 'plan_command', 'guidance_of', 'recipe_for', 'heading', 'init_command', 'quieten',
-           'spin_briefly', 'usage', 'go', 'main']
+           'spin_briefly', 'usage', 'exit_with', 'main']
 
 # %% ../nbs/25_cli.ipynb #dcb633d0
 import json, os, shlex, sys
@@ -868,11 +868,11 @@ def usage(
     at = f'; see {e.ctx.command_path} --help' if getattr(e, 'ctx', None) else ''
     return ' '.join(e.format_message().split()).rstrip('.')+at
 
-def go(
-    code:int, # exit code
+def exit_with(
+    code:int, # exit code; None: 0
 ):
-    "End a process whose companions end too."
-    if several() and 'diffusionopd.parallel' in sys.modules: sys.modules['diffusionopd.parallel'].leave_group()
+    "End a process, and one of several at once."
+    if several() and 'diffusionopd.parallel' in sys.modules: sys.modules['diffusionopd.parallel'].leave(code or 0)
     sys.exit(code)
 
 # %% ../nbs/25_cli.ipynb #2e96f6db
@@ -892,9 +892,9 @@ def main():
         if not sentence and not stopped: raise
         once = stopped or sys.argv[1] in ALONE or type(e).__name__ == 'Shared' or not isinstance(e, Refusal)
         if speaks() or not once: say(f'Stopped by {e}' if stopped else f'Error: {sentence}', 'yellow' if stopped else 'red')
-        go(e.code) if stopped else sys.exit(2)
+        (exit_with if stopped or type(e).__name__ == 'Shared' else sys.exit)(e.code if stopped else 2)   # with the others, if all of them stop
     if code == 130 and speaks(): say('Stopped.', 'yellow')
-    go(code)
+    exit_with(code)
 
 # %% ../nbs/25_cli.ipynb #c6a1b2d3
 ALONE = (*ALONE, 'compare')
