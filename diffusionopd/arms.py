@@ -195,10 +195,14 @@ def distill_recipe(
 
 def spent(
     file:Path, # a log of a run
+    done:int,  # updates that are behind it
+    run:Path,  # its folder, which may be removed
 )->Cost:
-    "What the updates on record cost."
+    "What they cost. Raises `Refusal` where the last of them is not on record, since a cost that is too low would be told as the arm's."
     log = read_log(file)
-    return as_cost(log[-1]['cost'], str(file)) if log and 'cost' in log[-1] else Cost()
+    if not done: return Cost()
+    refuse(not log or log[-1].get('update') != done or 'cost' not in log[-1], f'{file} does not say what the {done} updates before cost: remove {run} to do the run again')
+    return as_cost(log[-1]['cost'], str(file))
 
 # %% ../nbs/24e_arms.ipynb #bf47d4ba
 def distilled(
@@ -209,7 +213,7 @@ def distilled(
     r, run_folder = distill_recipe(job), job.folder/'run'
     with ExitStack() as held:
         run, folder = start(r, run_folder.is_dir() and any(run_folder.iterdir()), False, held)
-        counter, when, calm = Counter(spent(folder/'log.jsonl')), due(r.updates, job.shared.points), False
+        counter, when, calm = Counter(spent(folder/'log.jsonl', run.update, job.folder)), due(r.updates, job.shared.points), False
         held.enter_context(counting(run.bb, counter))
         advance = prepare(run, counter)
         def point(last=False):
@@ -466,7 +470,7 @@ def lessons(
     states, log = folder.with_name(f'{folder.name}-states'), job.folder/'rounds.jsonl'
     t, who = reopened(r, states, job.settings.select), dict(last='new', best='best')[job.settings.select]
     rewind(log, done+t.done)
-    counter = Counter(spent(log) if t.done else before)
+    counter = Counter(spent(log, done+t.done, job.folder) if t.done else before)
     with counting(t.bb, counter): yield from taken(t, counter, states, log, done, who, point)
     follow(t.bb.net, 'new', who, 0.)
     save_teacher(t.bb, r, folder, f'arm {job.name} of a comparison, seed {job.seed}', {})

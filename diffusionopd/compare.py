@@ -11,7 +11,7 @@ __all__ = ['CHILD', 'SAID', 'Questions', 'Arm', 'Suite', 'parent', 'folder_of', 
            'load_suite']
 
 # %% ../nbs/24g_compare.ipynb #ca075f33
-import json, math, os, queue, subprocess, sys, threading
+import json, math, os, queue, re, subprocess, sys, threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -40,7 +40,7 @@ from .readers import READERS, get_reader, judge_text
 from .recipes import Part, Seed, concerning, load_plugins, make_recipe, yaml_settings
 from .report import append, markdown, read_log, write_whole
 from .rollout import seeded
-from .runs import Stopped, heeded
+from .runs import Stopped, heeded, writable
 from .show import savefig
 from .tidy import draw_comparison, gain_interval, levels_by, paired, result_table, step_within, test_table, work_of, write_tidy
 
@@ -145,6 +145,7 @@ def check_suite(
 )->dict:         # (arm, seed) -> `Cost`, as planned
     "Look through a suite. Raises `Refusal` for the first thing that is wrong."
     load_plugins(suite.plugins)
+    for arm in suite.arms: refuse(not re.fullmatch(r'\w[\w .+-]*', arm), f'arms: {arm!r} cannot be the name of a folder: use letters, digits, - and _')
     refuse(suite.base not in suite.arms, f'base: unknown arm {suite.base!r}: {nearest(suite.base, suite.arms)}')
     refuse(suite.reference is not None and suite.reference not in suite.arms, f'reference: unknown arm {suite.reference!r}: {nearest(str(suite.reference), suite.arms)}')
     for t, a in suite.specialists.items(): refuse(a not in suite.arms, f'specialists.{t}: unknown arm {a!r}: {nearest(a, suite.arms)}')
@@ -244,6 +245,7 @@ def done_run(
     try: begun, said = (json.loads((folder/f).read_text(encoding='utf-8')) if (folder/f).is_file() else None for f in ('arm.json', 'done.json'))
     except (OSError, ValueError) as e: refuse(True, f'{folder} is damaged ({" ".join(str(e).split())[:120]}): {remedy}')
     refuse(begun is None and any(folder.iterdir()), f'{folder} is not a run of a comparison: it lacks arm.json: {remedy}')
+    if said is None and [p.name for p in folder.iterdir()] in ([], ['arm.json']): return None  # it failed before it did anything, or was stopped: it begins again, under whatever settings
     if begun: begun = with_new_fields(begun)
     other = differences(begun, json.loads(json.dumps(stamp(suite, arm, seed)))) if begun else []
     refuse(bool(other), f'{folder} was run under other settings ({listed(other, 3)}): {remedy}')
@@ -547,7 +549,7 @@ def compare(
     suite:Suite, # to be run
 )->Iterator:     # of `Standing`
     "Run what is missing of a comparison, and write its results. Raises `Refusal`, also for runs that failed, and, asked to stop, `Stopped`."
-    planned, out = check_suite(suite), Path(suite.out).expanduser()
+    planned, out = check_suite(suite), writable(Path(suite.out).expanduser())
     strange = out.is_dir() and any(out.iterdir()) and not (out/'suite.json').is_file() and not (out/'runs').is_dir()
     refuse(strange, f'{out} is not empty and holds no comparison: name another folder with --out')
     whole = refuse_all([partial(done_run, suite, *j) for j in planned])                        # all damaged folders, before anything is run
