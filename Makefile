@@ -27,9 +27,9 @@ paper: $(VENV)/.with-$(EXTRAS) $(VENV)/.package ## the paper's comparison and th
 	$(say) 'Running recipes/suites/paper.yaml and ablations.yaml; stop at will, the same command goes on'
 	@for suite in paper ablations; do $(bin)/diffusionopd compare recipes/suites/$$suite.yaml $(ARGS) || exit $$?; done
 
-tuning: $(VENV)/.with-$(EXTRAS) $(VENV)/.package ## the suites that chose the settings of those two, about two hours on two cores; goes on where it was stopped
-	$(say) 'Running recipes/suites/tuning.yaml, long.yaml, long_joint.yaml and long_ppo.yaml; stop at will, the same command goes on'
-	@for suite in tuning long long_joint long_ppo; do $(bin)/diffusionopd compare recipes/suites/$$suite.yaml $(ARGS) || exit $$?; done
+tuning: $(VENV)/.with-$(EXTRAS) $(VENV)/.package ## the suites that chose the settings of those two, and other settings that went the whole way once, about three hours on two cores; goes on where it was stopped
+	$(say) 'Running recipes/suites/tuning.yaml, long.yaml, long_joint.yaml, long_ppo.yaml and long_once.yaml; stop at will, the same command goes on'
+	@for suite in tuning long long_joint long_ppo long_once; do $(bin)/diffusionopd compare recipes/suites/$$suite.yaml $(ARGS) || exit $$?; done
 
 test: $(VENV)/.with-$(EXTRAS) $(VENV)/.package ## run every notebook and all tests on the package as installed
 	$(say) 'Running all notebooks and tests'
