@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BASE', 'METHODS', 'SPAN', 'Goal', 'Shared', 'base_of', 'Job', 'Point', 'over', 'due', 'Method', 'method',
-           'find_method', 'Given', 'taught_cost', 'given', 'Distilled', 'aims_of', 'distill_recipe', 'spent',
-           'distilled', 'steps_of', 'distill_plan', 'opd', 'Policy', 'off_plan', 'off_policy', 'ppo', 'Imitation',
-           'imitation_plan', 'kept_pool', 'sft', 'Merged', 'merge', 'Reinforced', 'Cascade', 'teach_recipe', 'peak',
-           'reopened', 'taken', 'lessons', 'joint_plan', 'rl', 'cascade_plan', 'cascade']
+           'find_method', 'Given', 'taught_cost', 'given', 'Distilled', 'aims_of', 'shared_recipe', 'distill_recipe',
+           'spent', 'distilled', 'steps_of', 'distill_plan', 'opd', 'Policy', 'off_plan', 'off_policy', 'ppo',
+           'Imitation', 'imitation_plan', 'kept_pool', 'sft', 'Merged', 'merge', 'Reinforced', 'Cascade',
+           'teach_recipe', 'peak', 'reopened', 'taken', 'lessons', 'joint_plan', 'rl', 'cascade_plan', 'cascade']
 
 # %% ../nbs/24e_arms.ipynb #3c65a582
 import json
@@ -18,14 +18,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 import torch
-from pydantic import Field as Setting, field_validator
+from pydantic import BaseModel, Field as Setting, field_validator
 from safetensors.torch import load_file, save_file
 from .adapters import Manifest, adapter_field, add_lora, load_adapter, read_manifest, save_adapter
 from .backbones import Backbone, load_backbone
 from .baselines import Pool, imitation, learn, policy_states, teacher_pool, teacher_states
 from .checkpoints import export_student, newest, tidy
 from .compute import Cost, Counter, as_cost, counting, stage1_cost
-from .errors import nearest, refuse
+from .errors import Refusal, nearest, refuse
 from .evaluate import own_device, teacher_folder
 from .fields import Field
 from .merging import merge_adapters
@@ -182,6 +182,18 @@ def aims_of(
     for t in names or (): refuse(t not in goals, f'arms.{job.name}: unknown task {t!r}: {nearest(t, goals)}')
     return {t: goals[t] for t in names or goals}
 
+# %% ../nbs/24e_arms.ipynb #6091716e
+def shared_recipe(
+    model:type,  # a recipe class
+    job:Job,     # told; its settings have a field `recipe`
+    own:dict,    # what follows from the job
+    group:str,   # the suite's field with what all such arms share, `distill` or `teach`
+)->BaseModel:    # validated; raises `Refusal`, which names the field of the suite where the mistake stands
+    "A recipe: what follows from the job, what all arms share, what the arm says itself."
+    common = over(own, getattr(job.shared, group))
+    try: return make_recipe(model, over(common, job.settings.recipe), f'arms.{job.name}.recipe')
+    except Refusal: make_recipe(model, common, group); raise
+
 # %% ../nbs/24e_arms.ipynb #ff1266e0
 def distill_recipe(
     job:Job, # told
@@ -191,7 +203,7 @@ def distill_recipe(
     own = dict(plugins=s.plugins, **{k: getattr(s, k) for k in BASE}, seed=job.seed, out=str(job.folder/'run'), trackers=[], evaluation=dict(every=0, final=0),
                tasks={t: g.model_dump(exclude={'judge'}) for t, g in aims_of(job, job.settings.only).items()},
                student=s.student.model_dump() | dict(start=str(job.start) if job.start else s.student.start))
-    return make_recipe(DistillRecipe, over(own, s.distill, job.settings.recipe), f'arms.{job.name}.recipe')
+    return shared_recipe(DistillRecipe, job, own, 'distill')
 
 def spent(
     file:Path, # a log of a run
@@ -400,7 +412,7 @@ def teach_recipe(
     named = dict(task=next(iter(aims)), **next(iter(aims.values()))) if len(aims) == 1 else dict(tasks=aims)
     own = dict(plugins=s.plugins, **{k: getattr(s, k) for k in BASE}, seed=job.seed, out=str(job.folder/'run'), evaluation=dict(every=0, final=0),
                student=s.student.model_dump() | dict(start=str(start) if start else s.student.start))
-    return make_recipe(TeachRecipe, over(own, named, s.teach, job.settings.recipe), f'arms.{job.name}.recipe')
+    return shared_recipe(TeachRecipe, job, over(own, named), 'teach')
 
 # %% ../nbs/24e_arms.ipynb #7c335640
 SPAN = 6 # rounds over which rewards are averaged before they are compared

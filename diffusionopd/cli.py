@@ -190,7 +190,7 @@ RunFolder = Annotated[str, typer.Argument(help='Folder of a distillation or a de
 PageFile = Annotated[Optional[str], typer.Option(help='HTML file to write.', show_default='report.html in the folder')]
 Painted = Annotated[int, typer.Option(help='Held-out prompts of each task to paint; 0: none, and no model is opened.', min=0)]
 Judged = Annotated[int, typer.Option(help='Held-out pictures of each model in each task, where no matrix is on record; 0: no matrix.', min=0)]
-Out = Annotated[Optional[str], option(metavar='FOLDER', help='For everything that is written; replaces that of the recipe.')]
+Out = Annotated[Optional[str], option(metavar='FOLDER', help='For everything that is written; replaces that of the file.')]
 DemoOut = Annotated[str, typer.Option(metavar='FOLDER', help='For everything that is written.')]
 Png = Annotated[str, typer.Option(metavar='FILE', help='PNG file to write.')]
 PlanFile = Annotated[Optional[str], option(metavar='FILE', help='Write the plan to this file too: .json or .md.')]

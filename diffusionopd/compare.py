@@ -7,8 +7,8 @@ __all__ = ['CHILD', 'SAID', 'Questions', 'Arm', 'Suite', 'parent', 'folder_of', 
            'check_suite', 'world_marks', 'mark', 'marks_of', 'means', 'stamp', 'with_new_fields', 'done_run',
            'save_marks', 'load_marks', 'note_point', 'complete', 'run_job', 'Standing', 'one_by_one', 'child',
            'spawned', 'side_by_side', 'chain', 'teacher_passes', 'stage1_rate', 'asked_less', 'rows_of_run',
-           'share_intervals', 'uncertainty', 'at_clocks', 'write_results', 'compare', 'speed', 'plan_table',
-           'load_suite']
+           'share_intervals', 'uncertainty', 'at_clocks', 'write_results', 'by_reason', 'compare', 'speed',
+           'plan_table', 'load_suite']
 
 # %% ../nbs/24g_compare.ipynb #ca075f33
 import json, math, os, queue, re, subprocess, sys, threading
@@ -115,7 +115,9 @@ def schedule(
     suite:Suite, # of the arms
 )->list:         # pairs (arm, seed), those that wait for others after them
     "All jobs: every arm with its first seed, then with the next. Raises `Refusal` for arms that wait for each other, or for none that is there."
-    for name, a in suite.arms.items(): refuse(a.after is not None and a.after not in suite.arms, f'arms.{name}.after: unknown arm {a.after!r}: {nearest(str(a.after), suite.arms)}')
+    for name, a in suite.arms.items():
+        refuse(a.after == name, f'arms.{name}.after: an arm cannot start from itself')
+        refuse(a.after is not None and a.after not in suite.arms, f'arms.{name}.after: unknown arm {a.after!r}: {nearest(str(a.after), suite.arms)}')
     rank = {s: i for i, s in enumerate(dict.fromkeys([*suite.seeds, *(s for n in suite.arms for s in suite.seeds_of(n))]))}
     left, out = sorted(((n, s) for n in suite.arms for s in suite.seeds_of(n)), key=lambda j: rank[j[1]]), []
     while left:
@@ -544,6 +546,16 @@ def write_results(
         plt.close(fig)
     return paths
 
+# %% ../nbs/24g_compare.ipynb #92cdd98a
+def by_reason(
+    failed:dict, # (arm, seed) -> why that run failed
+    most:int=3,  # reasons that are told
+)->str:
+    "Why runs failed: each reason once, with all of its runs."
+    runs = {}
+    for (arm, seed), why in failed.items(): runs.setdefault(why, []).append(f'{arm}-{seed}')
+    return '; '.join(f'{", ".join(names)}: {why}' for why, names in list(runs.items())[:most])
+
 # %% ../nbs/24g_compare.ipynb #b020a8a0
 def compare(
     suite:Suite, # to be run
@@ -572,8 +584,7 @@ def compare(
             if done: write_results(suite)
             raise
         if any(done_run(suite, *j) for j in planned): write_results(suite)
-    first = '; '.join(f'{a}-{s}: {why}' for (a, s), why in list(failed.items())[:3])
-    refuse(bool(failed), f'{len(failed)} of {len(planned)} runs failed, the others stay as they are: {first}')
+    refuse(bool(failed), f'{len(failed)} of {len(planned)} runs failed, the others stay as they are: {by_reason(failed)}')
 
 # %% ../nbs/24g_compare.ipynb #f758d77d
 def speed(

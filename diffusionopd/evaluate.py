@@ -24,7 +24,7 @@ from torch import Tensor
 from .adapters import PEFT_FILE, adapter_field, adapter_names, load_adapter, merged, module_field
 from .backbones import Backbone, asset, heeds, load_backbone, negatives
 from .checkers import check_all
-from .errors import Failed, Refusal, nearest, refuse
+from .errors import Failed, Refusal, nearest, raised_at, refuse
 from .fields import Field
 from .prompts import Source, named_file, prompt_source
 from .rewards import MAKERS, Sum, Term, informed, is_made, make_reward
@@ -126,7 +126,7 @@ def score(
     who = getattr(reward, 'name', None) or f'the reward {getattr(reward, "__name__", type(reward).__name__)!r}'
     try: got = reward(images, prompts)
     except (Refusal, Failed): raise
-    except Exception as e: raise Refusal(f'{who} failed: {type(e).__name__}: {" ".join(str(e).split())[:200]}') from e
+    except Exception as e: raise Refusal(f'{who} failed: {type(e).__name__}: {" ".join(str(e).split())[:200]}{raised_at(e)}') from e
     refuse(not isinstance(got, Mapping) or 'score' not in got, f"{who} must return a dict with the key 'score', not {type(got).__name__}")
     try: got = {k: np.asarray(v.detach().cpu() if torch.is_tensor(v) else v, dtype=float) for k, v in got.items()}
     except (TypeError, ValueError) as e: raise Refusal(f'{who} returned something that is no list of numbers: {" ".join(str(e).split())[:200]}') from e

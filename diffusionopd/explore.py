@@ -127,7 +127,7 @@ def draw_walk(
     seed:int=0,            # of their noise
 ):                         # a figure
     "Student and teacher at one step of a walk, and the ball of one nat."
-    refuse(not 0 <= step < steps, f'a walk of {steps} steps has no step {step}')
+    refuse(not 0 <= step < steps or step % 1 > 0, f'a walk of {steps} steps has no step {step}')
     refuse(n < 1, f'draw at least one walk, not {n}')
     student, teacher, g = ring(), ring([0, 1]), torch.Generator().manual_seed(seed)
     walk = list(rollout(student, prior((2,), g, n=n), kernels_of(solver, eta, steps), generator=g))

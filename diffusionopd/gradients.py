@@ -26,7 +26,7 @@ def mean_pair(
     generator:torch.Generator=None, # draws the direction of the gap
 )->tuple:             # `(mu_s, mu_t)`, each `(d,)` in float64
     "Means of a student and a teacher that lie exactly `kl` nats apart."
-    refuse(d < 1 or kl < 0 or std <= 0, f'no two means with d={d}, kl={kl} and std={std}')
+    refuse(d < 1 or not (0 <= kl < math.inf and 0 < std < math.inf), f'no two means with d={d}, kl={kl} and std={std}')
     mu_t, u = torch.randn(2, d, dtype=torch.float64, generator=generator)
     return mu_t + std*math.sqrt(2*kl)*u/u.norm(), mu_t
 

@@ -60,6 +60,8 @@ def sigma_grid(
 )->Tensor:                  # `(steps+1,)` float32, falling, the last one 0; raises `Refusal`
     "The noise levels that `FlowMatchEulerDiscreteScheduler` sets, bit for bit."
     refuse(steps < 1, f'a sampler takes at least one step, not {steps}')
+    refuse(steps % 1 > 0, f'a sampler takes whole steps, not {steps}')
+    refuse(not 0 < shift < math.inf, f'a shift is a positive number, not {shift}')
     refuse(mu is not None and shift != 1, 'give either a static shift or mu, not both')
     refuse(kind not in ('exponential', 'linear'), f'unknown kind of shift {kind!r}: {nearest(kind, ["exponential", "linear"])}')
     refuse(bool(terminal) and steps < 2, 'a terminal level is reached by stretching, which takes at least two steps')

@@ -24,7 +24,7 @@ def read_text(
     path:Path, # a file
 )->str:        # without the mark at its start, lines ended by newlines
     "A text file. Raises `Refusal` for one that is missing or not UTF-8."
-    refuse(not path.is_file(), f'there is no prompt file {str(path)!r}')
+    refuse(not path.is_file(), f'there is no prompt file {str(path)!r}'+': that is a folder'*path.is_dir())
     try: return path.read_text(encoding='utf-8-sig')
     except UnicodeDecodeError as e: refuse(True, f'prompt file {str(path)!r} is not UTF-8 text: {e.reason} at byte {e.start}')
     except OSError as e: refuse(True, f'prompt file {str(path)!r} cannot be read: {e.strerror}')

@@ -265,11 +265,13 @@ def plot_quality(
         line, = ax.plot(x, [np.mean(v) for v in mean], marker='.sD^v'[i//10 % 5], ms=6 if i < 10 else 3, color=f'C{i % 10}', label=name)   # ten colours, then other marks
         ax.fill_between(x, [min(v) for v in mean], [max(v) for v in mean], color=line.get_color(), alpha=.15, lw=0)
         ax.plot(x, [np.mean(v) for v in worst], '--', lw=.8, color=line.get_color())
+    ax.plot([], [], '--', lw=.8, color='0.4', label='worst task')
     for y in (0, 1): ax.axhline(y, color='0.6', lw=.6, zorder=0)
     teachers = dict(stage='without teachers', critical='with the slowest teacher', sum='with all teachers')[clock]
     ax.set(xlabel=f'{unit}, {teachers}', ylabel=f'share of gain, by {field}')
     if ax.get_ylim()[0] < -1: ax.set_ylim(bottom=-1)                                           # what is far below the base is cut off
     ax.ticklabel_format(axis='x', style='sci', scilimits=(-3, 4))
+    ax.locator_params(axis='x', nbins=5)
 
 # %% ../nbs/24f_tidy.ipynb #521b02b1
 def plot_shares(
@@ -293,12 +295,13 @@ def draw_comparison(
     rows:Sequence,      # records
     by:dict,            # name of a number, such as `judge` -> what `levels_by` says of it
 )->dict:                # name -> figure
-    "The figures of a comparison: quality against passes and seconds on three clocks, and the matrix of tasks."
-    trained = [m for m in dict.fromkeys(r['method'] for r in rows) if any(r['kind'] != 'given' and r['forwards'] for r in rows if r['method'] == m)]
-    out = {}
+    "The figures of a comparison: quality against passes and seconds on those of three clocks that are known for every method, and the matrix of tasks."
+    made = [r for r in rows if r['kind'] != 'given']
+    trained, out = list(dict.fromkeys(r['method'] for r in made)), {}
     for unit, field, level in [(u, f, lv) for u in ('passes', 'seconds') for f, lv in by.items() if any(lv.values()) and trained]:
-        fig, axs = panels(3, 3, 4, 3.2, sharey=True)
-        for ax, clock in zip(axs, ('stage', 'critical', 'sum')): plot_quality(ax, rows, trained, level, clock, unit, field)
+        known = [c for c in ('stage', 'critical', 'sum') if c == 'stage' or all(math.isfinite(work_of(r, c, unit)) for r in made)]
+        fig, axs = panels(len(known), 3, 4, 3.2, sharey=True)
+        for ax, clock in zip(axs, known): plot_quality(ax, rows, trained, level, clock, unit, field)
         fig.legend(*axs[0].get_legend_handles_labels(), loc='outside lower center', ncols=6, frameon=False, fontsize=8)
         out[f'quality-{unit}-{field}'] = fig
     last = [r for r in rows if r['final']]
@@ -325,15 +328,15 @@ def result_table(
 )->str:                # Markdown
     "Two tables with a line for each method: scores and work, then shares of gain."
     last = [r for r in rows if r['final']]
+    untaught, unit = {r['task'] for r in last if not r['taught']}, 1e6 if max((work_of(r, 'sum') for r in last), default=0) >= 1e5 else 1e3
     tasks, scores, shares = list(dict.fromkeys(r['task'] for r in last)), [], []
     for m in dict.fromkeys(r['method'] for r in last):
         mine = [r for r in last if r['method'] == m]
         cells = [f'{np.mean([r[field] for r in mine if r["task"] == t]):.3f}' if any(r['task'] == t for r in mine) else '–' for t in tasks]
         work, got = [np.mean([work_of(x, clock) for x in mine]) for clock in ('stage', 'critical', 'sum')], intervals.get(m, {})
-        scores.append([m, len({r['seed'] for r in mine}), *cells, *(f'{v/1e6:.2f}' for v in work), f'{np.mean([x["reward_calls"] for x in mine]):,.0f}', '–' if work[0] and not mine[0]['seconds'] else f'{np.mean([r["seconds"] for r in mine]):.0f}'])
+        scores.append([m, len({r['seed'] for r in mine}), *cells, *(f'{v/unit:.2f}' for v in work), f'{np.mean([x["reward_calls"] for x in mine]):,.0f}', '–' if work[0] and not mine[0]['seconds'] else f'{np.mean([r["seconds"] for r in mine]):.0f}'])
         if got: shares.append([m, *(ci(got.get(k, {}).get(v)) for k in ('reward', 'judge') for v in ('mean', 'worst'))])
-    untaught = {r['task'] for r in last if not r['taught']}
-    tables = [markdown(['method', 'seeds', *(f'{t} (untaught)' if t in untaught else t for t in tasks), 'Mpasses alone', 'critical path', 'sum', 'reward calls', 'seconds'], scores),
+    tables = [markdown([f'score, by {field}', 'seeds', *(f'{t} (untaught)' if t in untaught else t for t in tasks), f'{"M" if unit == 1e6 else "k"}passes alone', 'critical path', 'sum', 'reward calls', 'seconds'], scores),
               markdown(['share of gain', 'mean, by reward', 'worst task', 'mean, by judge', 'worst task'], shares)]
     return '\n\n'.join(tables[:1+bool(shares)])
 
