@@ -494,7 +494,7 @@ def lessons(
 def joint_plan(
     job:Job, # told
 )->Cost:     # of all rounds
-    "What joint reinforcement will take."
+    "What joint RL will take."
     return stage1_cost(teach_recipe(job, aims_of(job, job.settings.only), job.start))
 
 @method('rl', Reinforced, joint_plan, taught=False)

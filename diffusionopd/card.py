@@ -149,7 +149,7 @@ def trained_along(
 )->str:         # a sentence; empty where the manifest has no walk
     "Which walks the student learned on, beside those of its pictures."
     k, other = len(m.sigmas)-1, steps_of(m)
-    return f"The student was trained along walks of {k} steps{f' ({m.solver})' if m.solver else ''}; {'its scores are of pictures' if m.scores else 'the call above paints'} with {other}." if k > 0 else ''
+    return f"The student was trained along rollouts of {k} steps{f' ({m.solver})' if m.solver else ''}; {'its scores are of pictures' if m.scores else 'the call above paints'} with {other}." if k > 0 else ''
 
 def card(
     m:Manifest,   # of the student

@@ -31,7 +31,7 @@ def two_scales(
     walk:Callable, # `(unconditional, conditional) ->` the answer that walks
     told:Callable, # the same, for the answer that is compared
 )->Callable:       # for `Seen`
-    "Guidance of one scale in the walk and of another in the loss, from one call."
+    "Guidance of one scale in the rollout and of another in the loss, from one call."
     def parts(x, sigma, cond=None):
         u, c = branches(field, x, sigma, cond, uncond)
         return walk(u, c), told(u, c)

@@ -46,7 +46,7 @@ def query_first(
     k:int=None,     # steps to supervise; 1 if None
     generator=None, # not used
 )->list:            # `n` counts
-    "Supervise a window of the first `k` steps; the rest of the walk is not run at all."
+    "Supervise a window of the first `k` steps; the rest of the rollout is not run at all."
     k = 1 if k is None else k
     return [1.]*k + [0.]*(n-k)
 
@@ -163,7 +163,7 @@ def make_steps(
 # %% ../nbs/07b_objective.ipynb #81bc375d
 @dataclass(frozen=True)
 class Plan:
-    "What each step of a walk counts in the loss."
+    "What each step of a rollout counts in the loss."
     coefs:tuple  # per step, the factor of its gap; 0: not supervised
     counts:tuple # per step, the counts of the query: how many steps it stands for
     mean:bool    # does the loss average over the elements of a latent?

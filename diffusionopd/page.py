@@ -164,7 +164,7 @@ def curves(
     plot_gap(ax, log)
     yield figure_html(figure_uri(fig), f'Curves of the distance to each teacher ({names}) on a logarithmic scale.', "Mean squared distance to each task's teacher, at the student's own states.")
     yield figure_html(figure_uri(plot_divergence(log, walk=steps)[0]), f'Heat map of the divergence of each step for {names}, first and last updates.', f'{KL}, in the first and in the last updates.')
-    yield figure_html(figure_uri(plot_divergence_history(log, walk=steps)[0]), f'Heat maps of the divergence over the run for {names}: steps of the walk by updates.', f'{KL}, update by update: a panel a task, one scale.')
+    yield figure_html(figure_uri(plot_divergence_history(log, walk=steps)[0]), f'Heat maps of the divergence over the run for {names}: steps of the rollout by updates.', f'{KL}, update by update: a panel a task, one scale.')
 
 # %% ../nbs/23b_page.ipynb #6e0c0002
 def spent_on_teachers(
@@ -311,7 +311,7 @@ def walk_figure(
     plot_walk(left, own, other=other, n=n)
     share, grow = plot_walk(right, own, moves(own, fields[1], cond), n=n)
     return figure_html(figure_uri(fig), f'Walks of student and teacher to the prompt {prompt}; arrows from the student towards where the teacher would step.',
-                       f'{prompt}: {n} walks of {len(kernels)} steps as in training ({o.solver}). Arrows: what the teacher would add, {grow:.3g} times as long. The plane holds {share:.0%} of the variance of the states.')
+                       f'{prompt}: {n} rollouts of {len(kernels)} steps as in training ({o.solver}). Arrows: what the teacher would add, {grow:.3g} times as long. The plane holds {share:.0%} of the variance of the states.')
 
 # %% ../nbs/23b_page.ipynb #b00c0004
 def walked(

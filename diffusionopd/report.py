@@ -148,7 +148,7 @@ def plot_divergence(
     heatmap(axs[0], M[order], [names[i] for i in order], steps, 'KL of the step (nats)', log=True)
     for text in axs[0].texts:
         if text.get_text() == 'nan': text.set(text='–', color='black')
-    axs[0].set_xlabel('step of the walk'+' (–: not asked)'*bool(np.isnan(M).any()))
+    axs[0].set_xlabel('step of the rollout'+' (–: not asked)'*bool(np.isnan(M).any()))
     axs[0].set_title(f'mean of the first and of the last {window} updates', fontsize=9)
     return fig, axs
 

@@ -442,7 +442,7 @@ def accumulate(
 
 # %% ../nbs/21_trainer.ipynb #37d3900b
 def nats(
-    k:Kernel,          # a step of the walk
+    k:Kernel,          # a step of the rollout
     noisy:Kernel=None, # the Flow-SDE step between the same levels; None: the straight path's
 )->float:              # nats per squared unit of the network's output
     "The exact KL weight of a step; where it has no noise, that of the Flow-SDE step between the same levels."
