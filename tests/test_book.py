@@ -1,5 +1,5 @@
 "The notebooks as a reader's path: a question, what was shown, exercises whose solutions are folded and run, and pages that run anywhere."
-import json, os, re, shutil, subprocess, sys
+import base64, io, json, os, re, shutil, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +7,7 @@ from execnb.nbio import read_nb
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
 from nbdev.process import extract_directives
+from PIL import Image
 
 from diffusionopd.kernels import SOLVERS
 from needs import need
@@ -63,14 +64,21 @@ def test_what_if(nb):
 
 # Outputs as stored
 
+def png(level, size=2):
+    "A grey picture as a notebook stores it."
+    Image.new('L', (size, 2), level).save(out := io.BytesIO(), 'png')
+    return 'data:image/png;base64,'+base64.b64encode(out.getvalue()).decode()
+
 LIKE = [('0.970', '0.971'), ('0.999', '1.000'), ('-0.0', '0.1'), ('101.4 (99.7 to 103.4) %', '101.4 (99.8 to 103.3) %'), ('0.3', '0.30000000000000004'), ('0.3', '0.31'), ('12345.678', '12345.701'), ('3.1e-07', '3.2e-07'), ('9.9e-05', '1.0e-04'),
-        ('of -0 and', 'of 0 and'), ('<svg>M 12.3 4</svg>', '<svg>M 12.304 4.003</svg>'), ('<svg><path id="m0123456789"/></svg>', '<svg><path id="mabcdef0123"/></svg>'), ('-0.00 <svg>1</svg>', '0.00 <svg>1</svg>')]
+        ('of -0 and', 'of 0 and'), ('<svg>M 12.3 4</svg>', '<svg>M 12.38 4.003</svg>'), ('<svg><path id="m0123456789"/></svg>', '<svg><path id="mabcdef0123"/></svg>'), ('-0.00 <svg>1</svg>', '0.00 <svg>1</svg>'),
+        (f'<svg><image id="image0123456789" href="{png(100)}"/></svg>', f'<svg><image id="imageabcdef0123" href="{png(102)}"/></svg>')]
 UNLIKE = [('0.970', '0.979'), ('0.970', '0.972'), ('0.3', '0.39'), ('101.4', '102.4'), ('3.1e-07', '3.9e-07'), ('1e-07', '3e-07'), ('12 of 13', '13 of 13'), ('0.970', '0.97 0'), ('0.97', '-0.97'), ('12345.678', '12346.678'), ('a 0.1', 'b 0.1'),
-          ('<svg>M 12.3 4</svg>', '<svg>M 12.4 4</svg>'), ('<svg>M 12.3 4</svg>', '<svg>M 12.3 5</svg>'), ('<svg><use href="#glyph-39"/></svg>', '<svg><use href="#glyph-38"/></svg>'), ('0.97 <svg>1.5</svg>', '0.99 <svg>1.5</svg>'), ('<svg>1</svg>', '1')]
+          ('<svg>M 12.3 4</svg>', '<svg>M 12.4 4</svg>'), ('<svg>M 12.3 4</svg>', '<svg>M 12.3 5</svg>'), ('<svg><use href="#glyph-39"/></svg>', '<svg><use href="#glyph-38"/></svg>'), ('0.97 <svg>1.5</svg>', '0.99 <svg>1.5</svg>'), ('<svg>1</svg>', '1'),
+          (f'<svg><image href="{png(100)}"/></svg>', f'<svg><image href="{png(104)}"/></svg>'), (png(100), png(100, 3)), (f'{png(1)} {png(2)}', png(1))]
 
 @pytest.mark.parametrize('old, new', LIKE)
 def test_alike(old, new):
-    "What processors round differently: one unit of the last printed digit, and a hundredth of a point in a drawing."
+    "What processors round differently: one unit of the last printed digit, less than a tenth of a point in a drawing, and two levels of a pixel."
     assert run_nbs.alike(old, new) and run_nbs.alike(new, old)
 
 @pytest.mark.parametrize('old, new', UNLIKE)

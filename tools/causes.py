@@ -23,6 +23,7 @@ CAUSES = {  # notebook -> cell -> (what is taken away, why)
     '20b_guards.ipynb': {'37d8b95e': (PICTURE, 'a figure of times')},
     '20c_parallel.ipynb': {'c40c2d43': (SMALL, ROUNDING)},
     '20d_zero.ipynb': {'59fc5b43': (r'DeepSpeed is not installed here: .*\n?', 'a word about DeepSpeed, where it is not installed')},
+    '24b_survey.ipynb': {'040d027f': (SMALL, ROUNDING)},
     '26_explore.ipynb': {'0bcf9116': (PICTURE, 'seconds of a run')},
 }
 

@@ -10,10 +10,11 @@ Notebooks import the installed package. One alone runs in a fresh process. Of se
 imports from elsewhere (seconds each time), and nothing of the package. Cells that the checks skip (`#| eval: false` and the flags in settings.ini) keep
 the outputs they had, so pictures made on a GPU survive; NB_FLAGS="slow cuda" runs those cells too.
 """
-import gc, json, os, re, resource, sys, traceback
+import base64, gc, hashlib, io, json, os, re, resource, sys, traceback
 from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 from execnb.nbio import read_nb, write_nb
 from execnb.shell import CaptureShell, format_exc
 from fastcore.ansi import strip_ansi
@@ -22,6 +23,7 @@ from nbdev.clean import clean_nb
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
 from nbdev.process import extract_directives
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 from causes import cause, rest
@@ -40,9 +42,10 @@ def new_shell(fn):
     return shell
 
 number, coordinate = (re.compile(rf'(-?\d+{p}(?:e[+-]?\d+)?)') for p in (r'(?:\.\d+|(?=e[+-]?\d))', r'(?:\.\d+)?'))  # in a drawing some are whole
-name = re.compile(r'\b[mp][0-9a-f]{10}\b')  # of a path in an SVG: a hash of its numbers
+name = re.compile(r'\b(?:[mp]|image)[0-9a-f]{10}\b')  # of a path or a picture in an SVG: a hash of its numbers
 zero = re.compile(r'(?<![\d.])-0(?![\d.])')  # a rounded number that was below zero
 drawing = re.compile(r'(<svg.*?</svg>)', re.S)
+picture = re.compile(r'iVBORw0KGgo[A-Za-z0-9+/\s]+={0,2}') # a PNG
 
 def shown(nb):
     "What each code cell shows, as one text."
@@ -51,14 +54,26 @@ def shown(nb):
 
 def near(old, new, drawn=False):
     """Could two printed numbers be one that processors round differently? In a text by one unit of the last digit, or by 1e-5 of the number where it has
-    more digits than float32 is sure of; in a drawing by a hundredth of a point, which nobody sees."""
+    more digits than float32 is sure of; in a drawing by less than a tenth of a point, which nobody sees."""
     a, b = Decimal(old), Decimal(new)
-    return abs(a-b) <= Decimal('.01') if drawn else abs(a-b) <= max(Decimal(1).scaleb(min(x.as_tuple().exponent for x in (a, b))), Decimal('1e-5')*max(abs(a), abs(b)))
+    return abs(a-b) < Decimal('.1') if drawn else abs(a-b) <= max(Decimal(1).scaleb(min(x.as_tuple().exponent for x in (a, b))), Decimal('1e-5')*max(abs(a), abs(b)))
+
+def unlike_pictures(old, new):
+    "Which pictures of two outputs are not the same, up to two of 255 levels of a pixel, as (stored, fresh). None where their numbers differ."
+    read = lambda x: np.asarray(Image.open(io.BytesIO(base64.b64decode(x+'=='))).convert('RGBA')).astype(int)
+    other = lambda a, b: a != b and ((p := read(a)).shape != (q := read(b)).shape or abs(p-q).max() > 2)
+    a, b = (picture.findall(x) for x in (old, new))
+    return [v for v in zip(a, b) if other(*v)] if len(a) == len(b) else None
+
+def named(text, marked=()):
+    "A text without its pictures; of those in `marked` a hash is left."
+    return picture.sub(lambda m: 'PNG' + hashlib.sha256(m[0].encode()).hexdigest()[:8]*(m[0] in marked), text)
 
 def alike(old, new, drawn=None):
     "Are two outputs the same, up to what processors differ in? Words and whole numbers must be equal; `drawn` is asked of the text unless it is given."
     if drawn is None:
-        a, b = drawing.split(old), drawing.split(new)
+        if unlike_pictures(old, new) != []: return False
+        a, b = (drawing.split(named(x)) for x in (old, new))
         return len(a) == len(b) and all(alike(x, y, i % 2 == 1) for i, (x, y) in enumerate(zip(a, b)))
     a, b = ((coordinate if drawn else number).split(zero.sub('0', name.sub('', x))) for x in (old, new))
     return len(a) == len(b) and a[::2] == b[::2] and all(near(x, y, drawn) for x, y in zip(a[1::2], b[1::2]))
@@ -75,7 +90,8 @@ def compared(old, new, notebook=''):
 
 def apart(a, b):
     "Where two texts first differ: a few characters of each from there."
-    a, b = ([(w, i % 2 == 1) for i, part in enumerate(drawing.split(x)) for w in re.split(r'(\s+)', part)] for x in (a, b))
+    other = {p for pair in unlike_pictures(a, b) or () for p in pair}
+    a, b = ([(w, i % 2 == 1) for i, part in enumerate(drawing.split(named(x, other))) for w in re.split(r'(\s+)', part)] for x in (a, b))
     i = next((i for i, (x, y) in enumerate(zip(a, b)) if not alike(x[0], y[0], x[1] and y[1])), min(len(a), len(b)))
     return tuple(''.join(w for w, _ in x[max(0, i-6):i+12])[:160] for x in (a, b))
 
