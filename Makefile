@@ -23,13 +23,13 @@ demo: $(VENV)/.runtime $(VENV)/.package ## distil three specialists into one stu
 	$(say) 'Running diffusionopd demo (minutes on two cores); results go to $(OUT)'
 	@$(bin)/diffusionopd demo --out $(OUT) $(ARGS) || { code=$$?; echo "$$words" >&2; exit $$code; }
 
-paper: $(VENV)/.with-$(EXTRAS) $(VENV)/.package ## the paper's comparison and the ablations, five to six hours on two cores; goes on where it was stopped
+paper: $(VENV)/.with-$(EXTRAS) $(VENV)/.package ## the paper's comparison and the ablations, five to six hours on two idle cores by their plans; goes on where it was stopped
 	$(say) 'Running recipes/suites/paper.yaml and ablations.yaml; stop at will, the same command goes on'
 	@for suite in paper ablations; do $(bin)/diffusionopd compare recipes/suites/$$suite.yaml $(ARGS) || exit $$?; done
 
-tuning: $(VENV)/.with-$(EXTRAS) $(VENV)/.package ## the suites that chose the settings of those two, and other settings that went the whole way once, about three hours on two cores; goes on where it was stopped
-	$(say) 'Running recipes/suites/tuning.yaml, long.yaml, long_joint.yaml, long_ppo.yaml and long_once.yaml; stop at will, the same command goes on'
-	@for suite in tuning long long_joint long_ppo long_once; do $(bin)/diffusionopd compare recipes/suites/$$suite.yaml $(ARGS) || exit $$?; done
+tuning: $(VENV)/.with-$(EXTRAS) $(VENV)/.package ## the suites that chose the settings of those two, and other settings that went the whole way once, about three hours on two idle cores; goes on where it was stopped
+	$(say) 'Running recipes/suites/tuning.yaml, long.yaml, long_joint.yaml, long_ppo.yaml, long_cascade.yaml and long_once.yaml; stop at will, the same command goes on'
+	@for suite in tuning long long_joint long_ppo long_cascade long_once; do $(bin)/diffusionopd compare recipes/suites/$$suite.yaml $(ARGS) || exit $$?; done
 
 test: $(VENV)/.with-$(EXTRAS) $(VENV)/.package ## run every notebook and all tests on the package as installed
 	$(say) 'Running all notebooks and tests'
