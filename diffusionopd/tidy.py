@@ -267,7 +267,7 @@ def plot_quality(
         ax.plot(x, [np.mean(v) for v in worst], '--', lw=.8, color=line.get_color())
     ax.plot([], [], '--', lw=.8, color='0.4', label='worst task')
     for y in (0, 1): ax.axhline(y, color='0.6', lw=.6, zorder=0)
-    teachers = dict(stage='without teachers', critical='with the slowest teacher', sum='with all teachers')[clock]
+    teachers = dict(stage='without teachers', critical='with the dearest teacher', sum='with all teachers')[clock]
     ax.set(xlabel=f'{unit}, {teachers}', ylabel=f'share of gain, by {field}')
     if ax.get_ylim()[0] < -1: ax.set_ylim(bottom=-1)                                           # what is far below the base is cut off
     ax.ticklabel_format(axis='x', style='sci', scilimits=(-3, 4))
