@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BASE', 'METHODS', 'SPAN', 'Goal', 'Shared', 'base_of', 'Job', 'Point', 'over', 'due', 'Method', 'method',
            'find_method', 'Given', 'taught_cost', 'given', 'Distilled', 'aims_of', 'shared_recipe', 'distill_recipe',
-           'spent', 'distilled', 'steps_of', 'distill_plan', 'opd', 'Policy', 'off_plan', 'off_policy', 'ppo',
-           'Imitation', 'imitation_plan', 'kept_pool', 'sft', 'Merged', 'merge', 'Reinforced', 'Cascade',
+           'spent', 'distilled', 'steps_of', 'distill_plan', 'opd', 'Policy', 'off_plan', 'off_policy', 'policy_plan',
+           'ppo', 'Imitation', 'imitation_plan', 'kept_pool', 'sft', 'Merged', 'merge', 'Reinforced', 'Cascade',
            'teach_recipe', 'peak', 'reopened', 'taken', 'lessons', 'joint_plan', 'rl', 'cascade_plan', 'cascade']
 
 # %% ../nbs/24e_arms.ipynb #3c65a582
@@ -312,7 +312,16 @@ def off_policy(
     return distilled(job, lambda run, counter: lambda run: learn(run, teacher_states))
 
 # %% ../nbs/24e_arms.ipynb #848cfde7
-@method('ppo', Policy, distill_plan)
+def policy_plan(
+    job:Job, # told
+)->Cost:     # of all updates; raises `Refusal` for rollouts without noise
+    "What a policy gradient will take."
+    r = distill_recipe(job)
+    noisy = all(k.std for k in steps_of(r.model, r.objective.solver, r.rollout.steps, r.objective.eta))
+    refuse(not noisy, f'arms.{job.name}: a policy gradient needs noise in every step: give its recipe rollout.solver flow_sde with an eta')
+    return distill_plan(job)
+
+@method('ppo', Policy, policy_plan)
 def ppo(
     job:Job, # told
 )->Iterator: # of `Point`

@@ -37,7 +37,7 @@ from .fields import Field
 from .guards import occupied
 from .prompts import prompt_source
 from .readers import READERS, get_reader, judge_text
-from .recipes import Part, Seed, concerning, load_plugins, make_recipe, yaml_settings
+from .recipes import DistillRecipe, Part, Seed, TeachRecipe, concerning, load_plugins, make_recipe, yaml_settings
 from .report import append, markdown, read_log, write_whole
 from .rollout import seeded
 from .runs import Stopped, heeded, writable
@@ -118,6 +118,7 @@ def schedule(
     for name, a in suite.arms.items():
         refuse(a.after == name, f'arms.{name}.after: an arm cannot start from itself')
         refuse(a.after is not None and a.after not in suite.arms, f'arms.{name}.after: unknown arm {a.after!r}: {nearest(str(a.after), suite.arms)}')
+        refuse(a.after is not None and suite.arms[a.after].method == 'given', f'arms.{name}.after: {a.after} is given and trains no student to start from: set student.start to its adapter')
     rank = {s: i for i, s in enumerate(dict.fromkeys([*suite.seeds, *(s for n in suite.arms for s in suite.seeds_of(n))]))}
     left, out = sorted(((n, s) for n in suite.arms for s in suite.seeds_of(n)), key=lambda j: rank[j[1]]), []
     while left:
@@ -153,6 +154,8 @@ def check_suite(
     for t, a in suite.specialists.items(): refuse(a not in suite.arms, f'specialists.{t}: unknown arm {a!r}: {nearest(a, suite.arms)}')
     for arm in suite.arms: refuse(len({*suite.seeds_of(arm)}) < len(suite.seeds_of(arm)), f'{f"arms.{arm}.seeds" if suite.arms[arm].seeds else "seeds"}: a seed is given twice in {suite.seeds_of(arm)}')
     jobs = schedule(suite)
+    for group, model in (('distill', DistillRecipe), ('teach', TeachRecipe)):
+        for k in getattr(suite, group): refuse(k not in model.model_fields, f'{group}: unknown field {k!r}: {nearest(k, model.model_fields)}')
     for arm in suite.arms: job_of(suite, arm, suite.seeds_of(arm)[0])
     for where, adapter in adapters_of(suite).items():
         with concerning(where): refuse(adapter != 'base' and not teacher_folder(adapter).exists(), f'there is no adapter folder {adapter!r}')
@@ -530,7 +533,9 @@ def write_results(
     suite:Suite, # of the arms
 )->list:         # paths of what was written
     "Records, tables, and figures of what is complete, and in `summary.json` the intervals and tests. Raises `Refusal` where nothing is."
-    done = {j: d for j in schedule(suite) if (d := done_run(suite, *j))}
+    done = {}
+    for j in schedule(suite):                                                                  # a run counts when what it starts from does: else nobody knows what it cost
+        if (d := done_run(suite, *j)) and parent(suite, *j) in (None, *done): done[j] = d
     refuse(not done, f'{suite.out} holds no complete run yet')
     rate = stage1_rate(suite, done)
     rows, (intervals, tests), out = [r for j in done for r in rows_of_run(suite, *j, rate)], uncertainty(suite, done), Path(suite.out).expanduser()
@@ -566,6 +571,7 @@ def compare(
     refuse(strange, f'{out} is not empty and holds no comparison: name another folder with --out')
     whole = refuse_all([partial(done_run, suite, *j) for j in planned])                        # all damaged folders, before anything is run
     done = {j for j, said in zip(planned, whole) if said}
+    for j in planned: refuse(j not in done and (p := parent(suite, *j)) in done and not (folder_of(suite, *p)/'run'/'student').is_dir(), f'{folder_of(suite, *j).name} starts from a student that is gone: remove {folder_of(suite, *parent(suite, *j) or j)} to train it again')
     with ExitStack() as held:
         out.mkdir(parents=True, exist_ok=True)
         held.enter_context(occupied(out))

@@ -228,14 +228,15 @@ def curve(
     clock:str='stage',  # `stage`, `critical` or `sum`
     unit:str='passes',  # `passes`, `forwards` or `seconds`
     field:str='judge',  # which number
-)->list:                # of (work, mean shares of each seed, worst shares of each seed), by step
+)->list:                # of (work, mean shares of each seed, the worst task's mean share), by step
     "How a method's shares grow with work."
     out = {}
     for r in rows:
         if r['method'] == name: out.setdefault((r['step'], r['final']), {}).setdefault(r['seed'], []).append(r)
     found = {step: seeds for (step, final), seeds in sorted(out.items())}                      # a final evaluation goes over another of the same step
     def shares(seeds): return [list(gains(rs, level.get(rs[0]['n'], {}), field).values() or [math.nan]) for rs in seeds.values()]
-    return [(float(np.mean([work_of(rs[0], clock, unit) for rs in seeds.values()])), *(([f(s) for s in shares(seeds)]) for f in (np.mean, np.min))) for seeds in found.values()]
+    at = [(float(np.mean([work_of(rs[0], clock, unit) for rs in seeds.values()])), np.array(shares(seeds))) for seeds in found.values()]
+    return [(x, v.mean(1).tolist(), float(v.mean(0).min())) for x, v in at]
 
 # %% ../nbs/24f_tidy.ipynb #d7f5be48
 def step_within(
@@ -264,7 +265,7 @@ def plot_quality(
         x, mean, worst = zip(*curve(rows, name, level, clock, unit, field))
         line, = ax.plot(x, [np.mean(v) for v in mean], marker='.sD^v'[i//10 % 5], ms=6 if i < 10 else 3, color=f'C{i % 10}', label=name)   # ten colours, then other marks
         ax.fill_between(x, [min(v) for v in mean], [max(v) for v in mean], color=line.get_color(), alpha=.15, lw=0)
-        ax.plot(x, [np.mean(v) for v in worst], '--', lw=.8, color=line.get_color())
+        ax.plot(x, worst, '--', lw=.8, color=line.get_color())
     ax.plot([], [], '--', lw=.8, color='0.4', label='worst task')
     for y in (0, 1): ax.axhline(y, color='0.6', lw=.6, zorder=0)
     teachers = dict(stage='without teachers', critical='with the dearest teacher', sum='with all teachers')[clock]
