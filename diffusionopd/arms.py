@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field as Setting, field_validator
 from safetensors.torch import load_file, save_file
 from .adapters import Manifest, adapter_field, add_lora, load_adapter, read_manifest, save_adapter
 from .backbones import Backbone, load_backbone
-from .baselines import Pool, imitation, learn, policy_states, teacher_pool, teacher_states
+from .baselines import Pool, check_noise, imitation, learn, policy_states, teacher_pool, teacher_states
 from .checkpoints import export_student, newest, tidy
 from .compute import Cost, Counter, as_cost, counting, stage1_cost
 from .errors import Refusal, nearest, refuse
@@ -32,7 +32,7 @@ from .merging import merge_adapters
 from .nft import follow
 from .objective import DRAWN, make_plan
 from .prompts import prompt_source
-from .recipes import DistillRecipe, Dtype, Judge, Part, Student, TeachRecipe, make_recipe
+from .recipes import DistillRecipe, Dtype, Judge, Part, Student, TeachRecipe, concerning, make_recipe
 from .report import append, read_log, rewind, write_whole
 from .runs import keep, start
 from .teach import Training, open_teach, open_training, save_teacher, teach
@@ -317,8 +317,7 @@ def policy_plan(
 )->Cost:     # of all updates; raises `Refusal` for rollouts without noise
     "What a policy gradient will take."
     r = distill_recipe(job)
-    noisy = all(k.std for k in steps_of(r.model, r.objective.solver, r.rollout.steps, r.objective.eta))
-    refuse(not noisy, f'arms.{job.name}: a policy gradient needs noise in every step: give its recipe rollout.solver flow_sde with an eta')
+    with concerning(f'arms.{job.name}.recipe'): check_noise(steps_of(r.model, r.objective.solver, r.rollout.steps, r.objective.eta))
     return distill_plan(job)
 
 @method('ppo', Policy, policy_plan)

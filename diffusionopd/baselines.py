@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BASELINES', 'COSTS', 'Learnt', 'learn', 'rows_of', 'teacher_states', 'Pool', 'teacher_pool', 'imitation',
-           'policy_term', 'policy_states']
+           'policy_term', 'check_noise', 'policy_states']
 
 # %% ../nbs/24d_baselines.ipynb #3fbaa14f
 import math
@@ -152,6 +152,12 @@ def policy_term(
     return ppo_loss(*args, cost, clip, BASELINES[baseline](c, kl))
 
 # %% ../nbs/24d_baselines.ipynb #71dafb30
+def check_noise(
+    kernels:list, # of a rollout
+):                # raises `Refusal`
+    "Refuse a rollout with a step that adds no noise: it has no density to take a policy gradient of."
+    refuse(not all(k.std for k in kernels), 'a policy gradient needs noise in every step: choose rollout.solver flow_sde with an eta')
+
 def policy_states(
     cost:str='log_ratio', # one of `COSTS`
     baseline:str='batch', # a key of `BASELINES`
@@ -161,7 +167,7 @@ def policy_states(
     refuse(cost not in COSTS, f'unknown cost {cost!r}: {nearest(cost, COSTS)}')
     refuse(baseline not in BASELINES, f'unknown baseline {baseline!r}: {nearest(baseline, BASELINES)}')
     def walk(run, b, share=1.):
-        refuse(not all(k.std for k in run.kernels), 'a policy gradient needs noise in every step: choose rollout.solver flow_sde with an eta')
+        check_noise(run.kernels)
         cond, x, noise, weights, plan = rows_of(run, b)
         wanted, loss = [c != 0 for c in plan.counts], 0.
         for j, step in zip(range(plan.last+1), rollout(run.student, x, run.kernels[:plan.last+1], cond, noise, grad=wanted[:plan.last+1])):

@@ -7,8 +7,8 @@ __all__ = ['CHILD', 'SAID', 'Questions', 'Arm', 'Suite', 'parent', 'folder_of', 
            'check_suite', 'world_marks', 'mark', 'marks_of', 'means', 'stamp', 'with_new_fields', 'done_run',
            'save_marks', 'load_marks', 'note_point', 'complete', 'run_job', 'Standing', 'one_by_one', 'child',
            'spawned', 'side_by_side', 'chain', 'teacher_passes', 'stage1_rate', 'asked_less', 'rows_of_run',
-           'share_intervals', 'uncertainty', 'at_clocks', 'write_results', 'by_reason', 'compare', 'speed',
-           'plan_table', 'load_suite']
+           'share_intervals', 'uncertainty', 'at_clocks', 'write_results', 'by_reason', 'check_students', 'compare',
+           'speed', 'plan_table', 'load_suite']
 
 # %% ../nbs/24g_compare.ipynb #ca075f33
 import json, math, os, queue, re, subprocess, sys, threading
@@ -561,6 +561,17 @@ def by_reason(
     for (arm, seed), why in failed.items(): runs.setdefault(why, []).append(f'{arm}-{seed}')
     return '; '.join(f'{", ".join(names)}: {why}' for why, names in list(runs.items())[:most])
 
+# %% ../nbs/24g_compare.ipynb #92cdd98d
+def check_students(
+    suite:Suite, # of the arms
+    done:set,    # (arm, seed) of runs that are complete
+):               # raises `Refusal`
+    "Refuse a run that is yet to come and starts from a complete one whose student is not there any more."
+    for j in schedule(suite):
+        if j in done or parent(suite, *j) not in done: continue
+        before = folder_of(suite, *parent(suite, *j))
+        refuse(not (before/'run'/'student').is_dir(), f'{"-".join(map(str, j))} starts from a student that is gone: remove {before} to train it again')
+
 # %% ../nbs/24g_compare.ipynb #b020a8a0
 def compare(
     suite:Suite, # to be run
@@ -571,7 +582,7 @@ def compare(
     refuse(strange, f'{out} is not empty and holds no comparison: name another folder with --out')
     whole = refuse_all([partial(done_run, suite, *j) for j in planned])                        # all damaged folders, before anything is run
     done = {j for j, said in zip(planned, whole) if said}
-    for j in planned: refuse(j not in done and (p := parent(suite, *j)) in done and not (folder_of(suite, *p)/'run'/'student').is_dir(), f'{folder_of(suite, *j).name} starts from a student that is gone: remove {folder_of(suite, *parent(suite, *j) or j)} to train it again')
+    check_students(suite, done)
     with ExitStack() as held:
         out.mkdir(parents=True, exist_ok=True)
         held.enter_context(occupied(out))
